@@ -1,0 +1,189 @@
+package console
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"hearth/node/api"
+)
+
+const messenger = "messenger"
+
+// MaxMessage is the longest message that Session clients send, in characters.
+const MaxMessage = 2000
+
+func (c *Console) send(ctx context.Context, rest string) error {
+	to, text := cutWord(rest)
+	if to == "" || strings.TrimSpace(text) == "" {
+		return usageError("Say to whom and what: send ID|NAME TEXT")
+	}
+	if n := utf8.RuneCountInString(text); n > MaxMessage {
+		return usageError(fmt.Sprintf("A message has at most 2,000 characters; this one has %d.", n))
+	}
+	reply, err := c.cfg.Messenger.Send(ctx, &api.SendRequest{To: to, Text: text})
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	c.term.print(fmt.Sprintf("Sent; %d of the %d nodes of their swarm keep it.", reply.GetStored(), reply.GetSwarm()))
+	return nil
+}
+
+// readLimit is how many messages of a conversation read shows.
+const readLimit = 50
+
+func (c *Console) read(ctx context.Context, rest string) error {
+	if with := unquote(rest); with != "" {
+		return c.readOne(ctx, with)
+	}
+	contacts, err := c.cfg.Messenger.Contacts(ctx, &api.ContactsRequest{})
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	shown := false
+	for _, who := range contacts.GetContacts() {
+		if who.GetUnread() == 0 {
+			continue
+		}
+		limit := min(who.GetUnread()+readLimit, 1000) // own answers may stand between
+		reply, err := c.cfg.Messenger.Messages(ctx, &api.MessagesRequest{With: who.GetSessionId(), Limit: limit, MarkRead: true})
+		if err != nil {
+			return serviceError{messenger, err}
+		}
+		var fresh []*api.Message
+		for _, m := range reply.GetMessages() {
+			if !m.GetOutgoing() && !m.GetRead() {
+				fresh = append(fresh, m)
+			}
+		}
+		if len(fresh) > 0 {
+			shown = true
+			c.printConversation(who.GetName(), who.GetSessionId(), fresh)
+		}
+	}
+	if !shown {
+		c.term.print("No unread messages. `read NAME` shows a conversation.")
+	}
+	return nil
+}
+
+func (c *Console) readOne(ctx context.Context, with string) error {
+	reply, err := c.cfg.Messenger.Messages(ctx, &api.MessagesRequest{With: with, Limit: readLimit, MarkRead: true})
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	if len(reply.GetMessages()) == 0 {
+		c.term.print("No messages with " + with + " yet.")
+		return nil
+	}
+	id := reply.GetMessages()[0].GetSessionId()
+	c.printConversation(c.nameOf(ctx, id), id, reply.GetMessages())
+	return nil
+}
+
+func (c *Console) printConversation(name, id string, messages []*api.Message) {
+	head, short := "With "+id, shortID(id)
+	if name != "" && name != id {
+		head, short = "With "+name+" ("+id+")", clip(name, 24)
+	}
+	lines := []string{head}
+	for _, m := range messages {
+		who := short
+		if m.GetOutgoing() {
+			who = "you"
+		}
+		prefix := stamp(m.GetTimestamp()) + "  " + who + ": "
+		for i, text := range visibleLines(m.GetText()) {
+			if i == 1 {
+				prefix = strings.Repeat(" ", len("2006-01-02 15:04  "))
+			}
+			lines = append(lines, prefix+text)
+		}
+	}
+	c.term.print(lines...)
+}
+
+func (c *Console) contacts(ctx context.Context, _ string) error {
+	reply, err := c.cfg.Messenger.Contacts(ctx, &api.ContactsRequest{})
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	if len(reply.GetContacts()) == 0 {
+		c.term.print("Nobody yet. `add ID NAME` names somebody, `send ID TEXT` writes to them.")
+		return nil
+	}
+	var lines []string
+	for _, who := range reply.GetContacts() {
+		name := who.GetName()
+		if name == "" {
+			name = "(no name)"
+		}
+		line := fmt.Sprintf("%s  %s", who.GetSessionId(), clip(name, 60))
+		if n := who.GetUnread(); n > 0 {
+			line += fmt.Sprintf(", %d unread", n)
+		}
+		lines = append(lines, line)
+		if who.GetLastTime() > 0 {
+			lines = append(lines, fmt.Sprintf("    %s  %s", stamp(who.GetLastTime()), clip(who.GetLastText(), 60)))
+		}
+	}
+	c.term.print(lines...)
+	return nil
+}
+
+func (c *Console) add(ctx context.Context, rest string) error {
+	id, name := cutWord(rest)
+	name = unquote(name)
+	if id == "" || name == "" {
+		return usageError("Say whose ID and which name: add ID NAME")
+	}
+	who, err := c.cfg.Messenger.AddContact(ctx, &api.AddContactRequest{SessionId: id, Name: name})
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	c.term.print(who.GetName() + " is " + who.GetSessionId() + ".")
+	return nil
+}
+
+// unquote takes a whole rest of a line as one word.
+func unquote(rest string) string {
+	rest = strings.TrimSpace(rest)
+	if inner, ok := strings.CutPrefix(rest, `"`); ok {
+		if inner, ok := strings.CutSuffix(inner, `"`); ok {
+			return strings.TrimSpace(inner)
+		}
+	}
+	return rest
+}
+
+// nameOf gives the name of a Session ID, empty when it has none.
+func (c *Console) nameOf(ctx context.Context, id string) string {
+	reply, err := c.cfg.Messenger.Contacts(ctx, &api.ContactsRequest{})
+	if err != nil {
+		return ""
+	}
+	for _, who := range reply.GetContacts() {
+		if who.GetSessionId() == id {
+			return who.GetName()
+		}
+	}
+	return ""
+}
+
+func shortID(id string) string {
+	if len(id) <= 12 {
+		return id
+	}
+	return id[:6] + "…" + id[len(id)-4:]
+}
+
+func stamp(ms int64) string { return time.UnixMilli(ms).UTC().Format("2006-01-02 15:04") }
+
+func unreadText(n uint32) string {
+	if n == 1 {
+		return "1 unread message"
+	}
+	return fmt.Sprintf("%d unread messages", n)
+}
