@@ -1,0 +1,84 @@
+// Command devnet runs a network of service nodes on this machine's loopback
+// until it is interrupted.
+//
+//	go run ./build/cmd/devnet -n 9 -dir /tmp/devnet
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"hearth/build/devnet"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "devnet:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, out, errs io.Writer) error {
+	flags := flag.NewFlagSet("devnet", flag.ContinueOnError)
+	flags.SetOutput(errs)
+	nodes := flags.Int("n", 9, "number of nodes")
+	dir := flags.String("dir", "devnet", "folder that keeps the network's keys and messages")
+	base := flags.Int("base", 22100, "port of the seed; node k listens on the k-th after it; 0 picks a free range")
+	verbose := flags.Bool("v", false, "log what the nodes do")
+	switch err := flags.Parse(args); {
+	case err == flag.ErrHelp:
+		return nil
+	case err != nil:
+		return err
+	case flags.NArg() > 0:
+		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	level := slog.LevelWarn
+	if *verbose {
+		level = slog.LevelDebug
+	}
+
+	began := time.Now()
+	fmt.Fprintf(out, "starting %d nodes in %s\n", *nodes, *dir)
+	network, err := devnet.Start(ctx, devnet.Config{
+		Nodes: *nodes, Dir: *dir, BasePort: *base,
+		Log: slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: level})),
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(out, strings.TrimRight(table(network, *nodes), "\n"))
+	fmt.Fprintf(out, "seed  %s\npin   %x\n", network.SeedURL(), network.Pin())
+	fmt.Fprintf(out, "ready after %.1f s; Ctrl-C ends it\n", time.Since(began).Seconds())
+
+	<-ctx.Done()
+	fmt.Fprintln(out, "\nstopping")
+	return network.Close()
+}
+
+// table lists the nodes with what a person wants to look up.
+func table(network *devnet.Network, nodes int) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "node\taddress\tswarm\tkey")
+	lines := make([]string, nodes+1)
+	for _, n := range network.List().Nodes {
+		if k := network.Number(n.Ed25519); k > 0 {
+			lines[k] = fmt.Sprintf("%d\t%s\t%s\t%x\n", k, n.Address, n.Swarm, n.Ed25519)
+		}
+	}
+	io.WriteString(w, strings.Join(lines, ""))
+	w.Flush()
+	return b.String()
+}

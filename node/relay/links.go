@@ -1,0 +1,355 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"hearth/node/keys"
+	"hearth/node/onion"
+	"hearth/node/swarm"
+)
+
+// Commands that nodes send each other.
+const (
+	// CommandOnion carries one onion layer: one part, a bt dictionary. The
+	// answer has two parts, a decimal status and a body.
+	CommandOnion = "onion_request"
+	// CommandStorage carries a client's storage request to the other members
+	// of the swarm: two parts, the method and a bt dictionary. The answer has
+	// one part, the member's result, or two, a decimal status and a text.
+	CommandStorage = "storage_cc"
+)
+
+const (
+	// linkName is what a node asks for in the TLS handshake when it wants the
+	// link of another node and not the side that clients see.
+	linkName = "link.hearth"
+	linkPath = "/link/v1/"
+	linkALPN = "h2"
+
+	maxLinkMessage    = onion.MaxRequest + 64<<10 // bytes of an onion layer or its answer
+	maxStorageMessage = 1 << 20                   // bytes of a storage_cc request or its answer
+
+	linkDialTime = 5 * time.Second
+	linkIdle     = 30 * time.Second // the caller gives an unused link up
+	linkIdleEnd  = 60 * time.Second // the called side does, later, so that no request meets a closing link
+)
+
+var (
+	// ErrUnreachable is returned when no link to the node could be opened or
+	// an open one broke.
+	ErrUnreachable = errors.New("node not reachable")
+	// ErrRefused is returned when the other node did not take the request.
+	ErrRefused = errors.New("request refused by the other node")
+)
+
+// Peers carries requests to other nodes. The relay does not care how: [Links]
+// speaks HTTP/2, and the transports of the public network can stand beside it.
+type Peers interface {
+	// Request sends one command and returns the parts of the answer. It waits
+	// as long as ctx allows and tries once.
+	Request(ctx context.Context, to swarm.Node, command string, parts [][]byte) ([][]byte, error)
+}
+
+// Links are the outgoing links of a node: HTTP/2 over TLS 1.3 to the port that
+// clients use too, where each side proves its Ed25519 node key. There is one
+// connection to a node, opened when it is first needed and shared by all
+// requests.
+type Links struct {
+	cert tls.Certificate
+	dial Dialer
+	now  func() time.Time
+
+	base   context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // dials and closes under way
+
+	mu     sync.Mutex
+	links  map[linkTo]*link
+	swept  time.Time
+	closed bool
+}
+
+// linkTo names a link: a node that moves gets a new one.
+type linkTo struct {
+	key  [32]byte
+	addr netip.AddrPort
+}
+
+type link struct {
+	opened chan struct{} // closed when conn or err is set
+	conn   *http.ClientConn
+	err    error
+	used   time.Time // guarded by Links.mu
+}
+
+var _ Peers = (*Links)(nil)
+
+// NewLinks returns the links of a node, none of them open yet. A nil dial is
+// the ordinary one.
+func NewLinks(node *keys.Pair, dial Dialer, now func() time.Time) (*Links, error) {
+	cert, err := nodeCertificate(node)
+	if err != nil {
+		return nil, err
+	}
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
+	l := &Links{cert: cert, dial: dial, now: now, links: make(map[linkTo]*link), swept: now()}
+	l.base, l.cancel = context.WithCancel(context.Background())
+	return l, nil
+}
+
+// Request sends a command over the link to the node, which it opens if need be.
+// The errors wrap [ErrUnreachable], [ErrRefused], [ErrParts] or the context's.
+func (l *Links) Request(ctx context.Context, to swarm.Node, command string, parts [][]byte) ([][]byte, error) {
+	answer, err := l.request(ctx, to, command, parts)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("%s to node %x: %w", command, to.Ed25519[:4], err)
+	}
+	return answer, nil
+}
+
+func (l *Links) request(ctx context.Context, to swarm.Node, command string, parts [][]byte) ([][]byte, error) {
+	conn, err := l.open(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+linkName+linkPath+command, bytes.NewReader(MarshalParts(parts)))
+	if err != nil {
+		return nil, err
+	}
+	resp, err := conn.RoundTrip(req)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%w: status %d", ErrRefused, resp.StatusCode)
+	}
+	limit := int64(maxStorageMessage)
+	if command == CommandOnion {
+		limit = maxLinkMessage
+	}
+	body, err := readAll(resp.Body, limit, shareOf(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("%w: reading the answer: %w", ErrUnreachable, err)
+	}
+	return ParseParts(body)
+}
+
+// open returns the open connection to the node or opens one. Callers that want
+// the same node wait for the same dial.
+func (l *Links) open(ctx context.Context, to swarm.Node) (*http.ClientConn, error) {
+	at := linkTo{to.Ed25519, to.Address}
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil, fmt.Errorf("%w: shutting down", ErrUnreachable)
+	}
+	now := l.now()
+	l.closeIdle(now)
+	c := l.links[at]
+	if c != nil && c.unusable(now) {
+		l.drop(at, c)
+		c = nil
+	}
+	if c == nil {
+		c = &link{opened: make(chan struct{})}
+		l.links[at] = c
+		l.wg.Go(func() { l.connect(at, c) })
+	}
+	c.used = now
+	l.mu.Unlock()
+
+	select {
+	case <-c.opened:
+		return c.conn, c.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (l *Links) connect(at linkTo, c *link) {
+	defer close(c.opened)
+	// Not the context of the request that happens to come first: others wait
+	// for this dial as well.
+	ctx, cancel := context.WithTimeout(l.base, linkDialTime)
+	defer cancel()
+	transport := &http.Transport{
+		DialContext:       l.dial,
+		ForceAttemptHTTP2: true,
+		Protocols:         http2Only(),
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout:  10 * time.Second,
+			PingTimeout:      5 * time.Second,
+			WriteByteTimeout: 15 * time.Second,
+			// What a peer may send before anybody looks at it.
+			MaxReceiveBufferPerStream:     1 << 20,
+			MaxReceiveBufferPerConnection: 3 << 20,
+		},
+		TLSClientConfig: &tls.Config{
+			MinVersion:         tls.VersionTLS13,
+			ServerName:         linkName,
+			Certificates:       []tls.Certificate{l.cert},
+			NextProtos:         []string{linkALPN},
+			InsecureSkipVerify: true, // names and authorities mean nothing here, the key does
+			VerifyConnection: func(state tls.ConnectionState) error {
+				key, err := peerKey(&state)
+				if err == nil && key != at.key {
+					err = errors.New("another node answers at this address")
+				}
+				return err
+			},
+		},
+	}
+	c.conn, c.err = transport.NewClientConn(ctx, "https", at.addr.String())
+	if c.err == nil {
+		return
+	}
+	c.err = fmt.Errorf("%w: %w", ErrUnreachable, c.err)
+	l.mu.Lock()
+	if l.links[at] == c {
+		delete(l.links, at)
+	}
+	l.mu.Unlock()
+}
+
+// unusable reports whether a link that has been opened is broken, or unused for
+// so long that the other side may be closing it right now.
+func (c *link) unusable(now time.Time) bool {
+	select {
+	case <-c.opened:
+		return c.conn == nil || c.conn.Err() != nil || c.conn.InFlight() == 0 && now.Sub(c.used) > linkIdle
+	default:
+		return false
+	}
+}
+
+// closeIdle gives up the links that nobody used lately; l.mu is held.
+func (l *Links) closeIdle(now time.Time) {
+	if now.Sub(l.swept) < linkIdle/2 {
+		return
+	}
+	l.swept = now
+	for at, c := range l.links {
+		if c.unusable(now) {
+			l.drop(at, c)
+		}
+	}
+}
+
+// drop forgets a link that has been opened; l.mu is held.
+func (l *Links) drop(at linkTo, c *link) {
+	delete(l.links, at)
+	if c.conn != nil {
+		// Closing may wait for the network, which must not hold up others.
+		l.wg.Go(func() { c.conn.Close() })
+	}
+}
+
+// Close breaks all links. Requests under way end with an error, later ones too.
+func (l *Links) Close() error {
+	l.mu.Lock()
+	l.closed = true
+	links := l.links
+	l.links = nil
+	l.mu.Unlock()
+	l.cancel()
+	l.wg.Wait()
+	for _, c := range links {
+		if c.conn != nil {
+			c.conn.Close()
+		}
+	}
+	return nil
+}
+
+func http2Only() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetHTTP2(true)
+	return p
+}
+
+// serveLink answers the requests of other nodes.
+func (s *Server) serveLink(w http.ResponseWriter, r *http.Request) {
+	// The handshake let only listed nodes in; this one may have left since.
+	key, err := peerKey(r.TLS)
+	if err != nil || !s.listed(key) {
+		w.WriteHeader(http.StatusForbidden)
+		return
+	}
+	command, ok := strings.CutPrefix(r.URL.Path, linkPath)
+	if !ok || r.Method != http.MethodPost || command != CommandOnion && command != CommandStorage {
+		w.WriteHeader(http.StatusNotFound)
+		return
+	}
+	if !s.linkJobs.TryAcquire(1) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	defer s.linkJobs.Release(1)
+	held := s.linkMemory.share()
+	defer held.release()
+
+	limit := int64(maxStorageMessage)
+	if command == CommandOnion {
+		limit = maxLinkMessage
+	}
+	body, err := readAll(r.Body, limit, held)
+	switch {
+	case errors.Is(err, errBusy):
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	case errors.Is(err, errTooLarge):
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+		return
+	case err != nil:
+		panic(http.ErrAbortHandler)
+	}
+	parts, err := ParseParts(body)
+	if err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+
+	ctx, cancel := s.work(held)
+	defer cancel()
+	var answer [][]byte
+	if command == CommandOnion {
+		answer = s.onionCommand(ctx, parts)
+	} else {
+		answer = s.storageCommand(ctx, parts)
+	}
+	if answer == nil {
+		w.WriteHeader(http.StatusNotFound)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Write(MarshalParts(answer))
+}
+
+// storageCommand handles a client's request that another member of the swarm
+// passed on. No answer at all is what the storage server gives to a request it
+// has no method for.
+func (s *Server) storageCommand(ctx context.Context, parts [][]byte) [][]byte {
+	switch {
+	case len(parts) < 2:
+		return nil
+	case len(parts) > 2:
+		return [][]byte{[]byte("400"), []byte("Bad Request")}
+	}
+	return s.cfg.Storage.HandleForwarded(ctx, string(parts[0]), parts[1])
+}

@@ -1,0 +1,521 @@
+// Package relay is the face of a service node to the network: the HTTPS server
+// that clients and other nodes talk to, and the links over which nodes pass
+// onion requests and storage requests on.
+//
+// Bytes come in through [Server.Serve]. What a client sends is a storage
+// request, handed to [Storage], or an onion request: the server opens the one
+// layer that is meant for this node and, as the layer says, hands its content
+// to the storage, passes the rest on to the next node through [Peers], or posts
+// it to a web server ([Exit]). The answer goes back the way the request came.
+// What another node sends arrives at the same port, on a TLS connection on which
+// both sides have proven their node keys.
+//
+// Statuses and texts are those of the storage server 2.8.0, because clients act
+// on them. Everything a stranger can send is bounded: connections, jobs, bytes
+// and time ([Limits]). Nothing here logs who asked together with what was asked
+// or who was asked next.
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"hearth/node/keys"
+	"hearth/node/onion"
+	"hearth/node/rpc"
+	"hearth/node/swarm"
+)
+
+// Storage answers storage requests; [rpc.Service] is the one that does.
+type Storage interface {
+	// Handle answers a client's request, the JSON text {"method","params"}.
+	Handle(ctx context.Context, body []byte) rpc.Response
+	// HandleForwarded answers a request that a swarm member passed on.
+	HandleForwarded(ctx context.Context, method string, body []byte) [][]byte
+}
+
+// Config is what a Server is made of.
+type Config struct {
+	Keys    *keys.Pair
+	Cert    tls.Certificate    // shown to clients, see [Certificate]
+	Storage Storage            // required
+	List    func() *swarm.List // the newest node list; may return nil
+	Peers   Peers              // the way to other nodes
+	Ready   func() []string    // reasons why the node is not ready; none means ready
+	Exit    Exit               // requests to web servers
+	Version [3]int             // storage server version reported to clients
+	Now     func() time.Time   // required
+	Rand    io.Reader          // for the encryption of answers
+	Log     *slog.Logger
+	Limits  Limits
+}
+
+// Limits bound what strangers can make a node spend. A field left zero takes
+// the value of the storage server, or where it has none the one given here.
+type Limits struct {
+	Body        int64         // bytes of a client's request: 10 MiB
+	Jobs        int64         // requests worked on at a time, for clients and for nodes each: 1000
+	Memory      int64         // bytes of requests and answers held, for clients and for nodes each: 64 MiB
+	Connections int64         // open connections of clients: 2000
+	PeerLinks   int           // open links of one other node: 8
+	Handshake   time.Duration // for TLS: 10 s
+	Header      time.Duration // for the head of a request: 10 s
+	Request     time.Duration // for a whole request: 12 s
+	Idle        time.Duration // between two requests of one connection: 10 s
+	Write       time.Duration // for the answer to leave: 30 s
+	Hop         time.Duration // for the next node to answer: 30 s
+}
+
+func (l Limits) withDefaults() Limits {
+	set := func(p *int64, v int64) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	setTime := func(p *time.Duration, v time.Duration) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	set(&l.Body, onion.MaxRequest)
+	set(&l.Jobs, 1000)
+	set(&l.Memory, 64<<20)
+	set(&l.Connections, 2000)
+	if l.PeerLinks == 0 {
+		l.PeerLinks = 8
+	}
+	setTime(&l.Handshake, 10*time.Second)
+	setTime(&l.Header, 10*time.Second)
+	setTime(&l.Request, 12*time.Second)
+	setTime(&l.Idle, 10*time.Second)
+	setTime(&l.Write, 30*time.Second)
+	setTime(&l.Hop, 30*time.Second)
+	return l
+}
+
+// Server is the HTTPS server of a service node.
+type Server struct {
+	cfg    Config
+	lim    Limits
+	name   string // value of the Server header
+	exit   *exit
+	limits *rateLimiter
+	tls    *tls.Config
+
+	jobs, linkJobs     *semaphore.Weighted
+	memory, linkMemory *memory
+	connections        *semaphore.Weighted
+	onions             atomic.Uint64
+
+	clients, nodes       *http.Server
+	clientConns, linkers *handover
+
+	base   context.Context // ends when the server is closed
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // accept loops, handshakes, the two HTTP servers
+
+	mu        sync.Mutex
+	closed    bool
+	listeners map[net.Listener]struct{}
+	shaking   map[net.Conn]struct{}
+	links     map[[32]byte]int // open links by node
+}
+
+// New returns a server that serves nothing yet.
+func New(cfg Config) (*Server, error) {
+	linkCert, err := nodeCertificate(cfg.Keys)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	lim := cfg.Limits.withDefaults()
+	s := &Server{
+		cfg:         cfg,
+		lim:         lim,
+		name:        fmt.Sprintf("Oxen Storage Server/%d.%d.%d", cfg.Version[0], cfg.Version[1], cfg.Version[2]),
+		limits:      newRateLimiter(cfg.Now),
+		jobs:        semaphore.NewWeighted(lim.Jobs),
+		linkJobs:    semaphore.NewWeighted(lim.Jobs),
+		memory:      newMemory(lim.Memory),
+		linkMemory:  newMemory(lim.Memory),
+		connections: semaphore.NewWeighted(lim.Connections),
+		clientConns: newHandover(),
+		linkers:     newHandover(),
+		listeners:   make(map[net.Listener]struct{}),
+		shaking:     make(map[net.Conn]struct{}),
+		links:       make(map[[32]byte]int),
+	}
+	s.exit = newExit(cfg.Exit, s.name)
+	s.base, s.cancel = context.WithCancel(context.Background())
+
+	linkTLS := &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		Certificates:           []tls.Certificate{linkCert},
+		NextProtos:             []string{linkALPN},
+		ClientAuth:             tls.RequireAnyClientCert,
+		SessionTicketsDisabled: true,
+		VerifyConnection: func(state tls.ConnectionState) error {
+			key, err := peerKey(&state)
+			if err == nil && !s.listed(key) {
+				err = errors.New("the caller is not in the node list")
+			}
+			return err
+		},
+	}
+	s.tls = &tls.Config{
+		MinVersion:             tls.VersionTLS12,
+		Certificates:           []tls.Certificate{cfg.Cert},
+		NextProtos:             []string{"http/1.1"},
+		SessionTicketsDisabled: true,
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			if hello.ServerName == linkName {
+				return linkTLS, nil
+			}
+			return nil, nil
+		},
+	}
+
+	http1 := new(http.Protocols)
+	http1.SetHTTP1(true)
+	s.clients = &http.Server{
+		Handler:           s.guarded(s.serveClient),
+		Protocols:         http1,
+		ReadHeaderTimeout: lim.Header,
+		ReadTimeout:       lim.Request,
+		IdleTimeout:       lim.Idle,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+	}
+	s.nodes = &http.Server{
+		Handler:           s.guarded(s.serveLink),
+		Protocols:         http2Only(),
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: int(lim.Jobs), SendPingTimeout: 30 * time.Second},
+		ReadHeaderTimeout: lim.Header,
+		ReadTimeout:       lim.Hop,
+		WriteTimeout:      lim.Hop + lim.Write,
+		IdleTimeout:       linkIdleEnd,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          s.clients.ErrorLog,
+	}
+	s.wg.Go(func() { s.clients.Serve(s.clientConns) })
+	s.wg.Go(func() { s.nodes.Serve(s.linkers) })
+	return s, nil
+}
+
+// Onions returns the number of onion layers handled since the start.
+func (s *Server) Onions() uint64 { return s.onions.Load() }
+
+// Serve accepts connections on l until the server is shut down, which closes l.
+// It may be called for several listeners. It returns nil after a shutdown.
+func (s *Server) Serve(l net.Listener) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		l.Close()
+		return nil
+	}
+	s.listeners[l] = struct{}{}
+	s.wg.Add(1)
+	s.mu.Unlock()
+	defer s.wg.Done()
+
+	pause := time.Duration(0)
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			if s.base.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			// Most likely out of file descriptors; that passes.
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			s.cfg.Log.Warn("accepting connections", "error", err, "next_try", pause)
+			select {
+			case <-time.After(pause):
+				continue
+			case <-s.base.Done():
+				return nil
+			}
+		}
+		pause = 0
+		if !s.connections.TryAcquire(1) {
+			conn.Close()
+			continue
+		}
+		s.mu.Lock()
+		if s.closed {
+			s.mu.Unlock()
+			s.connections.Release(1)
+			conn.Close()
+			return nil
+		}
+		s.shaking[conn] = struct{}{}
+		s.wg.Go(func() { s.shakeHands(conn) })
+		s.mu.Unlock()
+	}
+}
+
+// shakeHands brings the TLS connection up and gives it to the HTTP server for
+// clients or to the one for nodes.
+func (s *Server) shakeHands(conn net.Conn) {
+	c := &countedConn{Conn: conn, closed: func() { s.connections.Release(1) }}
+	t := tls.Server(c, s.tls)
+	ctx, cancel := context.WithTimeout(s.base, s.lim.Handshake)
+	defer cancel()
+	err := t.HandshakeContext(ctx)
+
+	s.mu.Lock()
+	delete(s.shaking, conn)
+	s.mu.Unlock()
+	if err != nil {
+		s.cfg.Log.Debug("TLS handshake", "error", err)
+		c.Close()
+		return
+	}
+	state := t.ConnectionState()
+	if state.ServerName != linkName {
+		s.clientConns.give(t)
+		return
+	}
+	// Links do not count as connections of strangers, who could otherwise cut a
+	// node off by filling those up.
+	key, err := peerKey(&state)
+	if err != nil || !s.addLink(key) {
+		c.Close()
+		return
+	}
+	c.handOver(func() { s.removeLink(key) })
+	s.linkers.give(t)
+}
+
+func (s *Server) addLink(key [32]byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.links[key] >= s.lim.PeerLinks {
+		return false
+	}
+	s.links[key]++
+	return true
+}
+
+func (s *Server) removeLink(key [32]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.links[key]--; s.links[key] == 0 {
+		delete(s.links, key)
+	}
+}
+
+func (s *Server) listed(key [32]byte) bool {
+	_, ok := s.cfg.List().Find(key)
+	return ok
+}
+
+// Shutdown stops accepting, lets requests under way end until ctx does, and then
+// closes whatever is left.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.closed = true
+	for l := range s.listeners {
+		l.Close()
+	}
+	for c := range s.shaking {
+		c.Close()
+	}
+	s.mu.Unlock()
+
+	var both sync.WaitGroup
+	for _, h := range []*http.Server{s.clients, s.nodes} {
+		both.Go(func() {
+			if e := h.Shutdown(ctx); e != nil {
+				h.Close()
+			}
+		})
+	}
+	both.Wait()
+	err := context.Cause(ctx)
+	s.cancel()
+	s.clientConns.Close()
+	s.linkers.Close()
+	s.wg.Wait()
+	s.exit.close()
+	return err
+}
+
+// work returns the context of a job. It does not end when the one who asked
+// hangs up: a request that is half done in a swarm is finished, and the far end
+// of a path does not learn when the near end closed its connection.
+func (s *Server) work(held *share) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithValue(s.base, shareKey{}, held), s.lim.Hop)
+}
+
+// shareKey finds the memory share of the job that a context belongs to, so that
+// answers read on behalf of a job count as its memory.
+type shareKey struct{}
+
+func shareOf(ctx context.Context) *share {
+	held, _ := ctx.Value(shareKey{}).(*share)
+	return held
+}
+
+// answer is what goes back to the one who asked.
+type answer struct {
+	status      int
+	body        []byte
+	contentType string // "text/plain" when empty
+}
+
+func text(status int, body string) answer { return answer{status: status, body: []byte(body)} }
+
+var busy = text(http.StatusServiceUnavailable, "Server busy, try again later")
+
+// serveClient answers the requests of clients. The order of the checks is the
+// storage server's.
+func (s *Server) serveClient(w http.ResponseWriter, r *http.Request) {
+	if !r.ProtoAtLeast(1, 1) {
+		s.reply(w, text(http.StatusHTTPVersionNotSupported, "This server does not support HTTP/1.0."))
+		return
+	}
+	switch r.Method + " " + r.URL.EscapedPath() {
+	case "POST /ping_test/v1":
+		key := s.cfg.Keys.Ed25519()
+		w.Header().Set(pingKeyHeader, base64.StdEncoding.EncodeToString(key[:]))
+		s.reply(w, answer{status: http.StatusOK})
+	case "GET /get_stats/v1":
+		version := fmt.Sprintf(`{"version":"%d.%d.%d"}`, s.cfg.Version[0], s.cfg.Version[1], s.cfg.Version[2])
+		s.reply(w, answer{status: http.StatusOK, body: []byte(version), contentType: "application/json"})
+	case "POST /storage_rpc/v1":
+		if reasons := s.cfg.Ready(); len(reasons) > 0 {
+			s.reply(w, notReady(reasons))
+			return
+		}
+		from, err := netip.ParseAddrPort(r.RemoteAddr)
+		if err != nil || !from.Addr().Unmap().Is4() {
+			s.reply(w, text(http.StatusBadRequest, "Bad Request\n"))
+			return
+		}
+		if !s.limits.allow(from.Addr().Unmap()) {
+			s.reply(w, text(http.StatusTooManyRequests, "Too Many Requests\n"))
+			return
+		}
+		if r.Header.Get("X-Loki-Long-Poll") != "" {
+			s.reply(w, text(http.StatusGone, "long polling is no longer supported, client upgrade required"))
+			return
+		}
+		s.serveJob(w, r, s.storageRequest)
+	case "POST /onion_req/v2":
+		if reasons := s.cfg.Ready(); len(reasons) > 0 {
+			s.reply(w, notReady(reasons))
+			return
+		}
+		s.serveJob(w, r, s.onionRequest)
+	default:
+		s.reply(w, text(http.StatusNotFound, strings.ToLower(r.Method)+" "+r.URL.EscapedPath()+" Not Found"))
+	}
+}
+
+func notReady(reasons []string) answer {
+	return text(http.StatusServiceUnavailable, "Service node is not ready: "+strings.Join(reasons, "; ")+"\n")
+}
+
+// serveJob reads the body within the limits and does the job.
+func (s *Server) serveJob(w http.ResponseWriter, r *http.Request, do func(ctx context.Context, body []byte) answer) {
+	tooLarge := func() {
+		w.Header().Set("Connection", "close")
+		s.reply(w, text(http.StatusRequestEntityTooLarge, "Request body too large"))
+	}
+	if r.ContentLength > s.lim.Body {
+		tooLarge()
+		return
+	}
+	held := s.memory.share()
+	defer held.release()
+	body, err := readAll(r.Body, s.lim.Body, held)
+	switch {
+	case errors.Is(err, errTooLarge):
+		tooLarge()
+		return
+	case errors.Is(err, errBusy):
+		w.Header().Set("Connection", "close")
+		s.reply(w, busy)
+		return
+	case err != nil:
+		// Too slow, or gone. The storage server closes without a word.
+		panic(http.ErrAbortHandler)
+	}
+	if !s.jobs.TryAcquire(1) {
+		s.reply(w, busy)
+		return
+	}
+	s.reply(w, func() answer {
+		// The slot is free before the answer goes out: a client that reads
+		// slowly does not hold it.
+		defer s.jobs.Release(1)
+		ctx, cancel := s.work(held)
+		defer cancel()
+		return do(ctx, body)
+	}())
+}
+
+// guarded logs a panic, which would be a mistake of ours, without the client's
+// address that net/http would add. The connection is closed, the others live.
+func (s *Server) guarded(h http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if v := recover(); v != nil {
+				if v != http.ErrAbortHandler {
+					s.cfg.Log.Error("request panicked", "panic", v, "stack", string(debug.Stack()))
+				}
+				panic(http.ErrAbortHandler)
+			}
+		}()
+		h(w, r)
+	})
+}
+
+func (s *Server) reply(w http.ResponseWriter, a answer) {
+	// Without support for deadlines the connection's own end is the limit.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.lim.Write))
+	h := w.Header()
+	h.Set("Server", s.name)
+	if a.contentType == "" {
+		a.contentType = "text/plain"
+	}
+	h.Set("Content-Type", a.contentType)
+	h.Set("Content-Length", fmt.Sprint(len(a.body)))
+	w.WriteHeader(a.status)
+	w.Write(a.body)
+}
+
+// storageRequest answers a storage request that a client sent without an onion.
+func (s *Server) storageRequest(ctx context.Context, body []byte) answer {
+	resp := s.cfg.Storage.Handle(ctx, body)
+	if t, ok := resp.Body.(string); ok {
+		return text(resp.Status, t)
+	}
+	b, err := compactJSON(resp.Body)
+	if err != nil {
+		s.cfg.Log.Error("writing a storage answer", "error", err)
+		return text(http.StatusInternalServerError, "request failed")
+	}
+	if !shareOf(ctx).grow(int64(len(b))) {
+		return busy
+	}
+	return answer{status: resp.Status, body: b, contentType: "application/json"}
+}

@@ -1,0 +1,360 @@
+// Package servicenode puts a service node together: its keys, its message
+// database, the storage requests, the server that clients and other nodes reach,
+// and the node list that says who those other nodes are.
+//
+// [New] opens everything, [Node.Run] serves until its context ends. Between the
+// two the node is not visible to anybody. It follows the list of a [Seed],
+// announces itself there until it is listed, and keeps the last list on disk, so
+// that after a restart it serves at once even if the seed is gone.
+//
+// A Node also answers the local Node API (hearth/node/api).
+package servicenode
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"hearth/node/api"
+	"hearth/node/internal/wholefile"
+	"hearth/node/keys"
+	"hearth/node/relay"
+	"hearth/node/rpc"
+	"hearth/node/seed"
+	"hearth/node/storage"
+	"hearth/node/swarm"
+)
+
+// Version is the storage server version that the node reports: the one whose
+// behaviour it has.
+var Version = [3]int{2, 8, 0}
+
+const (
+	sweepEvery   = 10 * time.Second
+	announceWait = 30 * time.Second // longest pause between two announcements that did not work
+	drain        = 5 * time.Second  // for requests under way when the node stops
+)
+
+// Seed is where the node list comes from; [seed.Client] is one.
+type Seed interface {
+	// Poll returns the newest list, or known itself when nothing is newer.
+	Poll(ctx context.Context, known *swarm.List) (*swarm.List, error)
+	// Announce tells the network where the node is.
+	Announce(ctx context.Context, node *keys.Pair, addr netip.AddrPort) error
+}
+
+// Config is what a Node is made of.
+type Config struct {
+	Keys   *keys.Pair
+	Dir    string         // messages, certificate, last node list
+	Listen []string       // host:port to serve on, all alike
+	Public netip.AddrPort // where the network reaches the node
+	Seed   Seed
+	Dial   relay.Dialer  // to other nodes; nil means the ordinary one
+	Poll   time.Duration // between two looks at the node list; 5 s when zero
+	Exit   relay.Exit
+	Limits relay.Limits
+	Now    func() time.Time // nil means time.Now
+	Log    *slog.Logger
+}
+
+// Node is a service node.
+type Node struct {
+	api.UnimplementedNodeServer
+
+	cfg       Config
+	log       *slog.Logger
+	db        *storage.DB
+	links     *relay.Links
+	storage   *rpc.Service
+	server    *relay.Server
+	listeners []net.Listener
+	started   time.Time
+
+	list    atomic.Pointer[swarm.List]
+	closing atomic.Bool
+	changed chan struct{} // gets a value, if it has room, with every new list
+	release func() error
+}
+
+// New opens the node's files and its listening ports. A node that is not Run
+// must be closed.
+func New(cfg Config) (*Node, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Poll == 0 {
+		cfg.Poll = 5 * time.Second
+	}
+	n := &Node{cfg: cfg, log: cfg.Log, started: cfg.Now(), changed: make(chan struct{}, 1)}
+	n.release = sync.OnceValue(n.closeAll)
+	if err := n.open(); err != nil {
+		n.Close()
+		return nil, fmt.Errorf("opening the service node: %w", err)
+	}
+	return n, nil
+}
+
+func (n *Node) open() (err error) {
+	cfg := n.cfg
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return err
+	}
+	for _, address := range cfg.Listen {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return err
+		}
+		n.listeners = append(n.listeners, l)
+	}
+	if n.db, err = storage.Open(filepath.Join(cfg.Dir, "messages.db"), cfg.Now); err != nil {
+		return err
+	}
+	if err := n.loadList(); err != nil {
+		// The seed has a newer one anyway.
+		n.log.Warn("the kept node list is not readable", "error", err)
+	}
+	cert, err := relay.Certificate(cfg.Dir)
+	if err != nil {
+		return err
+	}
+	if n.links, err = relay.NewLinks(cfg.Keys, cfg.Dial, cfg.Now); err != nil {
+		return err
+	}
+	n.storage = rpc.NewService(rpc.Config{
+		Keys: cfg.Keys,
+		DB:   n.db,
+		List: n.List,
+		Forward: func(ctx context.Context, to swarm.Node, method string, body []byte) ([][]byte, error) {
+			return n.links.Request(ctx, to, relay.CommandStorage, [][]byte{[]byte(method), body})
+		},
+		Now:     cfg.Now,
+		Version: Version,
+		ServiceNodes: func(params json.RawMessage) (json.RawMessage, error) {
+			return seed.ServiceNodes(n.List(), params)
+		},
+		Log: n.log,
+	})
+	n.server, err = relay.New(relay.Config{
+		Keys:    cfg.Keys,
+		Cert:    cert,
+		Storage: n.storage,
+		List:    n.List,
+		Peers:   n.links,
+		Ready:   n.NotReady,
+		Exit:    cfg.Exit,
+		Version: Version,
+		Now:     cfg.Now,
+		Rand:    rand.Reader,
+		Log:     n.log,
+		Limits:  cfg.Limits,
+	})
+	return err
+}
+
+// List returns the newest node list, nil before the first.
+func (n *Node) List() *swarm.List { return n.list.Load() }
+
+// Changed gets a value when the list has changed. It is for one reader.
+func (n *Node) Changed() <-chan struct{} { return n.changed }
+
+// NotReady returns the reasons why the node refuses requests; none when it
+// serves. The wording is the storage server's where that knows the reason.
+func (n *Node) NotReady() []string {
+	if n.closing.Load() {
+		return []string{"shutting down"}
+	}
+	list := n.List()
+	if list == nil {
+		return []string{"no node list yet"}
+	}
+	if self, ok := list.Find(n.cfg.Keys.Ed25519()); !ok || self.Swarm == swarm.None {
+		return []string{"not in any swarm"}
+	}
+	return nil
+}
+
+// Run serves until ctx ends, lets requests under way finish, and closes
+// everything. It returns nil when it was stopped.
+func (n *Node) Run(ctx context.Context) error {
+	n.log.Info("service node starts", "node", n.cfg.Keys, "public", n.cfg.Public, "listen", n.cfg.Listen)
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var tasks sync.WaitGroup
+	failed := make(chan error, len(n.listeners))
+	for _, l := range n.listeners {
+		tasks.Go(func() {
+			if err := n.server.Serve(l); err != nil {
+				failed <- err
+			}
+		})
+	}
+	tasks.Go(func() { n.follow(background) })
+	tasks.Go(func() { n.sweep(background) })
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	n.closing.Store(true)
+	end, cancel := context.WithTimeout(background, drain)
+	if e := n.server.Shutdown(end); e != nil {
+		n.log.Warn("requests cut off at the end", "error", e)
+	}
+	cancel()
+	stop()
+	tasks.Wait()
+	if e := n.Close(); err == nil {
+		err = e
+	}
+	n.log.Info("service node stopped")
+	return err
+}
+
+// Close releases what New opened. Run does it by itself.
+func (n *Node) Close() error { return n.release() }
+
+func (n *Node) closeAll() error {
+	var errs []error
+	for _, l := range n.listeners {
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if n.server != nil {
+		over, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = n.server.Shutdown(over) // at once; after Run it is a second time and without effect
+	}
+	if n.links != nil {
+		errs = append(errs, n.links.Close())
+	}
+	if n.db != nil {
+		errs = append(errs, n.db.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// follow keeps the node list fresh and the node on it.
+func (n *Node) follow(ctx context.Context) {
+	var next time.Time // announcement
+	pause := time.Second
+	silent := false
+	for {
+		err := n.refresh(ctx)
+		if now := n.cfg.Now(); err == nil && n.unlisted() && !now.Before(next) {
+			if err = n.cfg.Seed.Announce(ctx, n.cfg.Keys, n.cfg.Public); err == nil {
+				err = n.refresh(ctx)
+				pause = time.Second
+			} else {
+				pause = min(2*pause, announceWait)
+			}
+			next = now.Add(pause)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		switch {
+		case err != nil && !silent:
+			n.log.Warn("no news from the seed", "error", err)
+		case err == nil && silent:
+			n.log.Info("the seed answers again")
+		}
+		silent = err != nil
+		select {
+		case <-time.After(n.cfg.Poll):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// unlisted reports whether the network does not know where this node is.
+func (n *Node) unlisted() bool {
+	self, ok := n.List().Find(n.cfg.Keys.Ed25519())
+	return !ok || self.Swarm == swarm.None || self.Address != n.cfg.Public
+}
+
+// refresh looks for a newer node list.
+func (n *Node) refresh(ctx context.Context) error {
+	known := n.List()
+	list, err := n.cfg.Seed.Poll(ctx, known)
+	if err != nil {
+		return err
+	}
+	// A seed that lost its memory lists nobody at first; the nodes know better.
+	if list == known || len(list.Nodes) == 0 && known != nil {
+		return nil
+	}
+	before := n.NotReady()
+	n.list.Store(list)
+	n.log.Debug("new node list", "height", list.Height, "nodes", len(list.Nodes), "swarms", len(list.Swarms()))
+	if after := n.NotReady(); len(before) != len(after) {
+		n.log.Info("readiness changed", "ready", len(after) == 0, "height", list.Height)
+	}
+	select {
+	case n.changed <- struct{}{}:
+	default:
+	}
+	if err := n.keepList(list); err != nil {
+		n.log.Warn("keeping the node list", "error", err)
+	}
+	return nil
+}
+
+func (n *Node) listFile() string { return filepath.Join(n.cfg.Dir, "nodes.json") }
+
+func (n *Node) keepList(list *swarm.List) error {
+	b, err := seed.ServiceNodes(list, nil)
+	if err != nil {
+		return err
+	}
+	return wholefile.Write(n.listFile(), b)
+}
+
+func (n *Node) loadList() error {
+	b, err := os.ReadFile(n.listFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	list, _, err := seed.ParseServiceNodes(b)
+	if err == nil {
+		n.list.Store(list)
+	}
+	return err
+}
+
+// sweep removes expired messages from time to time.
+func (n *Node) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if gone, err := n.db.Sweep(); err != nil {
+				n.log.Error("removing expired messages", "error", err)
+			} else if gone > 0 {
+				n.log.Debug("expired messages removed", "messages", gone)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,69 @@
+package servicenode
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"slices"
+	"strings"
+
+	"hearth/node/api"
+	"hearth/node/swarm"
+)
+
+// Status tells the owner how the node does.
+func (n *Node) Status(context.Context, *api.NodeStatusRequest) (*api.NodeStatus, error) {
+	key := n.cfg.Keys.Ed25519()
+	reasons := n.NotReady()
+	s := &api.NodeStatus{
+		Ed25519:  hex.EncodeToString(key[:]),
+		Address:  n.cfg.Public.String(),
+		Ready:    len(reasons) == 0,
+		Trouble:  strings.Join(reasons, "; "),
+		Onions:   n.server.Onions(),
+		Requests: n.storage.Requests(),
+		Started:  n.started.UnixMilli(),
+	}
+	s.Messages, s.Bytes = n.db.Stats()
+	if list := n.List(); list != nil {
+		s.KnownNodes = uint32(len(list.Nodes))
+		if self, ok := list.Find(key); ok && self.Swarm != swarm.None {
+			s.Swarm = self.Swarm.String()
+			s.SwarmMembers = uint32(len(list.Members(self.Swarm)))
+		}
+	}
+	return s, nil
+}
+
+// Peers lists the other nodes, those of the own swarm first. Nodes that are away
+// have no swarm.
+func (n *Node) Peers(context.Context, *api.PeersRequest) (*api.PeersReply, error) {
+	reply := new(api.PeersReply)
+	list := n.List()
+	if list == nil {
+		return reply, nil
+	}
+	key := n.cfg.Keys.Ed25519()
+	self, listed := list.Find(key)
+	for _, p := range list.Nodes {
+		if p.Ed25519 == key {
+			continue
+		}
+		peer := &api.Peer{Ed25519: hex.EncodeToString(p.Ed25519[:]), Address: p.Address.String()}
+		if p.Swarm != swarm.None {
+			peer.Swarm = p.Swarm.String()
+			peer.OwnSwarm = listed && p.Swarm == self.Swarm
+		}
+		reply.Peers = append(reply.Peers, peer)
+	}
+	slices.SortStableFunc(reply.Peers, func(a, b *api.Peer) int {
+		if a.OwnSwarm != b.OwnSwarm {
+			if a.OwnSwarm {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(strings.Compare(a.Swarm, b.Swarm), strings.Compare(a.Ed25519, b.Ed25519))
+	})
+	return reply, nil
+}
