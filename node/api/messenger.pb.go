@@ -24,9 +24,10 @@ const (
 type MessengerState_Account int32
 
 const (
-	MessengerState_NONE   MessengerState_Account = 0 // no account yet: Create
-	MessengerState_LOCKED MessengerState_Account = 1 // sealed: Unlock
-	MessengerState_OPEN   MessengerState_Account = 2
+	MessengerState_NONE     MessengerState_Account = 0 // no account yet: Create
+	MessengerState_LOCKED   MessengerState_Account = 1 // sealed: Unlock
+	MessengerState_OPEN     MessengerState_Account = 2
+	MessengerState_STARTING MessengerState_Account = 3 // the vault has not said yet whether there is an account
 )
 
 // Enum value maps for MessengerState_Account.
@@ -35,11 +36,13 @@ var (
 		0: "NONE",
 		1: "LOCKED",
 		2: "OPEN",
+		3: "STARTING",
 	}
 	MessengerState_Account_value = map[string]int32{
-		"NONE":   0,
-		"LOCKED": 1,
-		"OPEN":   2,
+		"NONE":     0,
+		"LOCKED":   1,
+		"OPEN":     2,
+		"STARTING": 3,
 	}
 )
 
@@ -1053,7 +1056,7 @@ var File_messenger_proto protoreflect.FileDescriptor
 const file_messenger_proto_rawDesc = "" +
 	"\n" +
 	"\x0fmessenger.proto\x12\x06hearth\"\x0e\n" +
-	"\fStateRequest\"\xf7\x02\n" +
+	"\fStateRequest\"\x85\x03\n" +
 	"\x0eMessengerState\x128\n" +
 	"\aaccount\x18\x01 \x01(\x0e2\x1e.hearth.MessengerState.AccountR\aaccount\x12\x1d\n" +
 	"\n" +
@@ -1070,12 +1073,13 @@ const file_messenger_proto_rawDesc = "" +
 	"\n" +
 	"unreadable\x18\n" +
 	" \x01(\rR\n" +
-	"unreadable\")\n" +
+	"unreadable\"7\n" +
 	"\aAccount\x12\b\n" +
 	"\x04NONE\x10\x00\x12\n" +
 	"\n" +
 	"\x06LOCKED\x10\x01\x12\b\n" +
-	"\x04OPEN\x10\x02\"!\n" +
+	"\x04OPEN\x10\x02\x12\f\n" +
+	"\bSTARTING\x10\x03\"!\n" +
 	"\rCreateRequest\x12\x10\n" +
 	"\x03pin\x18\x01 \x01(\tR\x03pin\"!\n" +
 	"\rUnlockRequest\x12\x10\n" +

@@ -1,0 +1,125 @@
+// Package boot is PID 1: it turns a kernel that has just started into a running
+// appliance.
+//
+// Run is the whole story, a list of stages from top to bottom:
+//
+//	mounts   the kernel's file systems, a read-only root
+//	console  the serial line, and what the kernel's command line asks for
+//	modules  drivers, where the kernel has them in files
+//	screen   panel and console start, so that there is something to look at
+//	tpm      the chip that seals the keys
+//	data     the partition labelled "hearth-data"
+//	network  an address by DHCP; may come late, or never
+//	clock    a time that does not run backwards
+//	run      the vault, the node and the messenger
+//
+// A stage starts when the stages it names are done, so the slow ones (a disk that
+// takes seconds to appear, DHCP) wait side by side. A stage that fails says so on
+// the console and in the Device interface; those that need it are not started,
+// the others are. PID 1 never exits: in the end it waits for somebody to switch
+// the appliance off.
+package boot
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hearth/initramfs/journal"
+	"hearth/initramfs/supervise"
+)
+
+// Version is the appliance's own version, as shown by the Device interface.
+const Version = "0.1"
+
+// Run starts the appliance and does not return.
+func Run() {
+	debug.SetMemoryLimit(20 << 20)
+	debug.SetGCPercent(50)
+	log := journal.New(1000, Uptime)
+	reaper := supervise.NewReaper(nil)
+	services := supervise.New(reaper, log, newOutput(log))
+	device := newDevice(log, services)
+	power := &power{log: log, services: services}
+	device.powerOff = power.off
+
+	var (
+		parameters Parameters
+		serial     string // the serial line's device file
+	)
+	stages := []Stage{
+		{Name: "mounts", Run: func(context.Context, Say) error {
+			return mounts()
+		}},
+		{Name: "console", After: []string{"mounts"}, Run: func(_ context.Context, say Say) (err error) {
+			parameters, serial, err = openConsole(log, say)
+			device.developer.Store(parameters.Developer)
+			return err
+		}},
+		{Name: "modules", After: []string{"console"}, Run: func(_ context.Context, say Say) error {
+			return loadModules(modulesFolder, say)
+		}},
+		{Name: "screen", After: []string{"modules"}, Run: func(_ context.Context, say Say) error {
+			for _, s := range screenServices(parameters, serial, panelPort(say)) {
+				services.Start(s)
+			}
+			return device.serve() // they ask for it once they are up
+		}},
+		{Name: "tpm", After: []string{"modules"}, Run: func(ctx context.Context, say Say) error {
+			return findTPM(ctx, parameters.Developer, say)
+		}},
+		{Name: "data", After: []string{"modules"}, Run: func(ctx context.Context, say Say) error {
+			return mountData(ctx, say)
+		}},
+		{Name: "network", After: []string{"modules"}, Run: func(ctx context.Context, say Say) error {
+			return network(ctx, device.setAddress, say)
+		}},
+		{Name: "clock", After: []string{"data"}, Run: func(_ context.Context, say Say) error {
+			power.saveClock.Store(true)
+			return setClock(say)
+		}},
+		{Name: "run", After: []string{"tpm", "data", "clock", "screen"}, Run: func(_ context.Context, say Say) error {
+			for _, s := range keyServices(parameters, say) {
+				services.Start(s)
+			}
+			return nil
+		}},
+	}
+
+	// Nothing below PID 1 may gain privileges or leave a core dump: all inherit it.
+	if err := confine(); err != nil {
+		log.Say("init", "%v", err)
+	}
+	go reaper.Run(context.Background())
+	sequence := Sequence{Stages: stages, Uptime: Uptime, Say: log.Say, Changed: device.setStage}
+	failed := sequence.Run(context.Background())
+	if !failed["screen"] && serial != "" {
+		log.Prompt()
+	}
+	if failed["mounts"] || failed["console"] || failed["modules"] || failed["screen"] {
+		// Nobody else can take the order to switch off.
+		power.ask(serial)
+	}
+	select {}
+}
+
+// Uptime is the time since the kernel started.
+func Uptime() time.Duration {
+	var t unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
+}
+
+// self is the file of all roles.
+const self = "/init"
+
+// exists tells whether there is something at path.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}

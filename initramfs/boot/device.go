@@ -1,0 +1,123 @@
+package boot
+
+import (
+	"context"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"hearth/initramfs/journal"
+	"hearth/initramfs/supervise"
+	"hearth/node/api"
+)
+
+// device is the Device interface: what PID 1 runs, what was said, and power.
+type device struct {
+	api.UnimplementedDeviceServer
+
+	log       *journal.Journal
+	services  *supervise.Supervisor
+	powerOff  func(restart bool)
+	developer atomic.Bool
+
+	mu      sync.Mutex
+	address string
+	stages  []StageState
+}
+
+func newDevice(log *journal.Journal, services *supervise.Supervisor) *device {
+	return &device{log: log, services: services}
+}
+
+// serve opens the socket for the panel and the console.
+func (d *device) serve() error {
+	callers := []uint32{api.UIDPanel, api.UIDConsole}
+	l, err := api.Listen(socket("device"), callers...)
+	if err != nil {
+		return err
+	}
+	server := api.NewServer(callers...)
+	api.RegisterDeviceServer(server, d)
+	go server.Serve(l)
+	return nil
+}
+
+func (d *device) setAddress(ip string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.address = ip
+	if ip != "" { // came late, but came
+		for i := range d.stages {
+			if d.stages[i].Name == "network" {
+				d.stages[i].Trouble = ""
+			}
+		}
+	}
+}
+
+func (d *device) setStage(s StageState) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := range d.stages {
+		if d.stages[i].Name == s.Name {
+			d.stages[i] = s
+			return
+		}
+	}
+	d.stages = append(d.stages, s)
+}
+
+// Status implements [api.DeviceServer].
+func (d *device) Status(context.Context, *api.DeviceStatusRequest) (*api.DeviceStatus, error) {
+	status := &api.DeviceStatus{
+		Version:   Version,
+		Board:     board(),
+		UptimeMs:  uint64(Uptime().Milliseconds()),
+		Developer: d.developer.Load(),
+	}
+	d.mu.Lock()
+	status.Address = d.address
+	for _, s := range d.stages {
+		status.Stages = append(status.Stages, &api.Stage{Name: s.Name, DoneMs: uint64(s.Done.Milliseconds()), Trouble: s.Trouble})
+	}
+	d.mu.Unlock()
+	self := supervise.Status{Name: "init", PID: os.Getpid()}
+	for _, s := range append([]supervise.Status{self}, d.services.Status()...) {
+		service := &api.Service{Name: s.Name, Pid: int32(s.PID), Restarts: s.Restarts, Trouble: s.Trouble}
+		if s.PID != 0 {
+			// A process that has just ended has no memory to report.
+			service.MemoryKib, _ = supervise.Memory(s.PID)
+		}
+		status.Services = append(status.Services, service)
+	}
+	return status, nil
+}
+
+// Logs implements [api.DeviceServer].
+func (d *device) Logs(_ context.Context, r *api.LogsRequest) (*api.LogsReply, error) {
+	n := int(min(r.GetLines(), 1000))
+	if n == 0 {
+		n = 50
+	}
+	return &api.LogsReply{Lines: d.log.Last(n)}, nil
+}
+
+// PowerOff implements [api.DeviceServer]. The answer leaves before the caller is
+// stopped along with everything else.
+func (d *device) PowerOff(ctx context.Context, r *api.PowerOffRequest) (*api.PowerOffReply, error) {
+	who, _ := api.CallerOf(ctx)
+	d.log.Say("power", "asked for by user %d", who.UID)
+	go d.powerOff(r.GetRestart())
+	return &api.PowerOffReply{}, nil
+}
+
+// board names the machine as its firmware does.
+func board() string {
+	for _, path := range []string{"/sys/firmware/devicetree/base/model", "/sys/class/dmi/id/product_name"} {
+		if text, err := os.ReadFile(path); err == nil {
+			return strings.Trim(string(text), "\x00\n ")
+		}
+	}
+	return "unknown"
+}

@@ -1,0 +1,78 @@
+package boot
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hearth/initramfs/journal"
+	"hearth/initramfs/supervise"
+)
+
+// power ends the appliance in order.
+type power struct {
+	log       *journal.Journal
+	services  *supervise.Supervisor
+	saveClock atomic.Bool // the clock stage has been there
+	once      sync.Once
+}
+
+// off stops the services, writes everything to disk and switches off or
+// restarts. It does not return.
+func (p *power) off(restart bool) {
+	p.once.Do(func() {
+		p.log.Say("power", "stopping the services")
+		p.services.Stop()
+		if p.saveClock.Load() {
+			if err := saveClock(filepath.Join(DataFolder, clockFile), time.Now()); err != nil {
+				p.log.Say("power", "clock not saved: %v", err)
+			}
+		}
+		unix.Sync()
+		if err := unix.Unmount(DataFolder, 0); err != nil && err != unix.EINVAL { // EINVAL: was not mounted
+			p.log.Say("power", "unmount %s: %v", DataFolder, err)
+			unix.Mount("", DataFolder, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
+			unix.Sync()
+		}
+		command, word := unix.LINUX_REBOOT_CMD_POWER_OFF, "off"
+		if restart {
+			command, word = unix.LINUX_REBOOT_CMD_RESTART, "restarting"
+		}
+		p.log.Say("power", "%s", word)
+		p.log.Drain(time.Second)
+		err := unix.Reboot(command)
+		// Some boards cannot switch themselves off.
+		p.log.Say("power", "%s: %v; it is safe to pull the plug", word, err)
+	})
+	select {}
+}
+
+// ask offers the serial line a way out when the console service could not start.
+func (p *power) ask(serial string) {
+	if serial == "" {
+		serial = "/dev/console"
+	}
+	line, err := os.OpenFile(serial, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		p.log.Say("power", "cannot start, and %v; it is safe to pull the plug", err)
+		return
+	}
+	const offer = "\r\nThe appliance cannot start, the reason is above.\r\nType off or restart, then Enter: "
+	fmt.Fprint(line, offer)
+	for words := bufio.NewScanner(line); words.Scan(); {
+		switch strings.ToLower(strings.TrimSpace(words.Text())) {
+		case "off":
+			p.off(false)
+		case "restart":
+			p.off(true)
+		}
+		fmt.Fprint(line, offer)
+	}
+}

@@ -1,0 +1,94 @@
+package boot
+
+import (
+	"io"
+	"strconv"
+
+	"hearth/initramfs/journal"
+	"hearth/initramfs/supervise"
+	"hearth/node/api"
+)
+
+type identity struct {
+	name string
+	uid  uint32
+}
+
+// listening are the services with a local interface, storing those with a folder
+// on the data partition.
+var (
+	listening = []identity{{"vault", api.UIDVault}, {"node", api.UIDNode}, {"messenger", api.UIDMessenger}}
+	storing   = listening
+)
+
+// socket is the name by which a service is called; ownSocket is where it listens:
+// in a folder that only that service can write to, and socket links there.
+func socket(name string) string    { return RunFolder + "/" + name + ".sock" }
+func ownSocket(name string) string { return RunFolder + "/" + name + "/" + name + ".sock" }
+
+// screenServices are those that a person sees. They start first, need neither
+// disk nor network, and wait for the others on their own.
+func screenServices(p Parameters, serial, panel string) []supervise.Service {
+	local := []string{"-messenger", socket("messenger"), "-node", socket("node"), "-device", socket("device")}
+	var list []supervise.Service
+	if panel != "" {
+		list = append(list, service(p, "panel", api.UIDPanel, 24, append([]string{"-virtual", panel}, local...)...))
+	}
+	if serial != "" {
+		list = append(list, service(p, "console", api.UIDConsole, 24,
+			append([]string{"-serial", serial, "-baud", strconv.Itoa(p.Baud)}, local...)...))
+	}
+	return list
+}
+
+// patient is the niceness of the services behind the screens: whoever looks at
+// the device or types on it comes first.
+const patient = 5
+
+// keyServices are those that need the keys and the data partition.
+func keyServices(p Parameters, say Say) []supervise.Service {
+	var seed []string
+	for _, f := range []struct{ flag, value string }{{"-seed", p.Seed}, {"-seed-pin", p.SeedPin}, {"-gateway", p.Gateway}} {
+		if f.value != "" {
+			seed = append(seed, f.flag, f.value)
+		}
+	}
+	vault := []string{"-dir", DataFolder + "/vault", "-tpm", tpmDevice, "-api", ownSocket("vault")}
+	if p.Developer {
+		vault = append(vault, "-developer")
+	}
+	list := []supervise.Service{service(p, "vault", api.UIDVault, 24, vault...)}
+	if p.Public == "" {
+		say("hearth.public is not set: no service node, nobody could reach it")
+	} else {
+		list = append(list, service(p, "node", api.UIDNode, 48, append([]string{"-dir", DataFolder + "/node", "-listen", ":22021",
+			"-public", p.Public, "-vault", socket("vault"), "-api", ownSocket("node")}, seed...)...))
+	}
+	list = append(list, service(p, "messenger", api.UIDMessenger, 32, append([]string{"-dir", DataFolder + "/messenger",
+		"-vault", socket("vault"), "-api", ownSocket("messenger")}, seed...)...))
+	for i := range list {
+		list[i].Nice = patient
+	}
+	return list
+}
+
+// service describes one role of this program. memory, in MiB, is where the Go
+// runtime begins to collect harder; it is no hard limit.
+func service(p Parameters, name string, uid uint32, memory int, args ...string) supervise.Service {
+	trace := "none" // a trace shows memory contents as numbers
+	if p.Developer {
+		trace = "single"
+	}
+	return supervise.Service{
+		Name: name, Path: self, Args: append([]string{"hearth", name}, args...), UID: uid, GID: uid,
+		Env: []string{
+			"GOMEMLIMIT=" + strconv.Itoa(memory) + "MiB", "GOGC=50", "GOMAXPROCS=2", "GOTRACEBACK=" + trace,
+			"HOME=/", "TMPDIR=/tmp", "TERM=vt100",
+		},
+	}
+}
+
+// newOutput gives each service its own source of journal lines.
+func newOutput(log *journal.Journal) func(name string) io.Writer {
+	return func(name string) io.Writer { return log.Source(name) }
+}

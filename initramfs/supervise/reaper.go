@@ -1,0 +1,165 @@
+package supervise
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"sync"
+	"syscall"
+)
+
+// Reaper is the Launcher of PID 1.
+//
+// PID 1 is the parent of its services, and of every process whose own parent has
+// died. It must collect all of them, and waiting for "any child" would take away
+// the status of a service from whoever waits for that one. So there is one place
+// that waits, Run, which knows the services by pid, hands each its status, and
+// drops the status of strangers.
+type Reaper struct {
+	mu       sync.Mutex // held over fork and over collecting: a child is known before its status can come
+	children map[int]*child
+	orphans  func(pid int, ending string)
+}
+
+// NewReaper makes a reaper. orphans is told of every collected process that was
+// not launched here; it may be nil. Nothing else in the process may wait for
+// children.
+func NewReaper(orphans func(pid int, ending string)) *Reaper {
+	return &Reaper{children: make(map[int]*child), orphans: orphans}
+}
+
+// Run collects processes until ctx ends.
+func (r *Reaper) Run(ctx context.Context) {
+	ended := make(chan os.Signal, 1) // one is enough: collect takes all there are
+	signal.Notify(ended, syscall.SIGCHLD)
+	defer signal.Stop(ended)
+	for {
+		r.collect()
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (r *Reaper) collect() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil || pid <= 0 {
+			return
+		}
+		if c, ok := r.children[pid]; ok {
+			delete(r.children, pid)
+			c.ending = describe(status)
+			close(c.done)
+		} else if r.orphans != nil {
+			r.orphans(pid, describe(status))
+		}
+	}
+}
+
+// Launch starts a service as its own user, in its own process group, with
+// nothing but /dev/null and the output pipe open.
+func (r *Reaper) Launch(s Service, output io.Writer) (Process, error) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer write.Close()
+	attributes := &syscall.SysProcAttr{Setpgid: true}
+	if os.Geteuid() == 0 {
+		// Changing away from root also drops all capabilities.
+		attributes.Credential = &syscall.Credential{Uid: s.UID, Gid: s.GID}
+	}
+
+	r.mu.Lock()
+	pid, err := forkExec(s.Nice, s.Path, s.Args, &syscall.ProcAttr{
+		Dir: "/", Env: s.Env, Files: []uintptr{null.Fd(), write.Fd(), write.Fd()}, Sys: attributes,
+	})
+	if err != nil {
+		r.mu.Unlock()
+		read.Close()
+		return nil, fmt.Errorf("start %s: %w", s.Path, err)
+	}
+	c := &child{reaper: r, pid: pid, done: make(chan struct{})}
+	r.children[pid] = c
+	r.mu.Unlock()
+
+	go func() { // ends when the last holder of the pipe has ended
+		defer read.Close()
+		io.Copy(output, read)
+	}()
+	return c, nil
+}
+
+// forkExec is syscall.ForkExec with a niceness on top of our own. A process inherits it from the
+// thread that makes it; setting it afterwards would miss the threads that the
+// process has made by then.
+func forkExec(nice int, path string, argv []string, attributes *syscall.ProcAttr) (int, error) {
+	if nice == 0 {
+		return syscall.ForkExec(path, argv, attributes)
+	}
+	type result struct {
+		pid int
+		err error
+	}
+	done := make(chan result)
+	go func() {
+		// Never unlocked: the thread, and its niceness, end with this goroutine.
+		runtime.LockOSThread()
+		own, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0) // counts from 20 downwards
+		if err == nil {
+			err = syscall.Setpriority(syscall.PRIO_PROCESS, 0, 20-own+nice)
+		}
+		if err != nil {
+			done <- result{0, fmt.Errorf("niceness: %w", err)}
+			return
+		}
+		pid, err := syscall.ForkExec(path, argv, attributes)
+		done <- result{pid, err}
+	}()
+	r := <-done
+	return r.pid, r.err
+}
+
+// child is a process made by Launch.
+type child struct {
+	reaper *Reaper
+	pid    int
+	done   chan struct{}
+	ending string // written before done is closed
+}
+
+func (c *child) PID() int              { return c.pid }
+func (c *child) Done() <-chan struct{} { return c.done }
+func (c *child) Ending() string        { return c.ending }
+
+func (c *child) Signal(sig syscall.Signal) {
+	// The lock keeps the pid from being collected, and given to another process,
+	// between the look and the kill.
+	c.reaper.mu.Lock()
+	defer c.reaper.mu.Unlock()
+	if _, ok := c.reaper.children[c.pid]; !ok {
+		return
+	}
+	target := c.pid
+	if sig == syscall.SIGKILL {
+		target = -c.pid
+	}
+	syscall.Kill(target, sig)
+}

@@ -1,0 +1,67 @@
+package messenger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"hearth/node/messenger/archive"
+)
+
+// Error is an error of the Messenger API: a text for people and the gRPC code
+// that goes with it. The variables below are compared with errors.Is, in the
+// process; over the socket the code and the text arrive.
+type Error struct {
+	code codes.Code
+	text string
+}
+
+func (e *Error) Error() string { return e.text }
+
+// GRPCStatus makes gRPC send the code. An error that wraps e keeps the code and
+// brings its own text.
+func (e *Error) GRPCStatus() *status.Status { return status.New(e.code, e.text) }
+
+// Errors of the Messenger API.
+var (
+	ErrNoAccount = &Error{codes.FailedPrecondition, "there is no account yet"}
+	ErrLocked    = &Error{codes.FailedPrecondition, "the account is locked: unlock it with the PIN"}
+	ErrOpen      = &Error{codes.AlreadyExists, "there is an account already"}
+	ErrPIN       = &Error{codes.InvalidArgument, "a PIN has 6 to 32 characters"}
+	ErrNoVault   = &Error{codes.Unavailable, "the vault does not answer"}
+	ErrBusy      = &Error{codes.ResourceExhausted, "too many requests at a time"}
+	ErrStopped   = &Error{codes.Unavailable, "the messenger is stopping"}
+
+	ErrEmpty     = &Error{codes.InvalidArgument, "the message is empty"}
+	ErrTooLong   = &Error{codes.InvalidArgument, "the message is too long"}
+	ErrNotText   = &Error{codes.InvalidArgument, "the message is not UTF-8 text"}
+	ErrBadID     = &Error{codes.InvalidArgument, "not a Session ID: it has 66 hexadecimal digits and begins with 05"}
+	ErrUnknown   = &Error{codes.NotFound, "no contact has this name"}
+	ErrAmbiguous = &Error{codes.FailedPrecondition, "several contacts call themselves so: use the Session ID"}
+	ErrName      = &Error{codes.InvalidArgument, "a name has at most 100 bytes, no control characters, and is not a Session ID"}
+	ErrNameTaken = &Error{codes.AlreadyExists, "another contact has this name"}
+
+	ErrNetwork = &Error{codes.Unavailable, "the network did not take the message"}
+	ErrDisk    = &Error{codes.Internal, "the database does not work"}
+	ErrSlow    = &Error{codes.ResourceExhausted, "events were not read fast enough: subscribe again"}
+)
+
+// forCaller gives an error of the layers below a code and a beginning that
+// people understand.
+func forCaller(as *Error, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return status.FromContextError(err).Err()
+	case errors.Is(err, archive.ErrNameTaken):
+		return ErrNameTaken
+	}
+	if _, ok := errors.AsType[*Error](err); ok {
+		return err
+	}
+	return fmt.Errorf("%w: %w", as, err)
+}

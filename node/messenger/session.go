@@ -1,0 +1,190 @@
+package messenger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"hearth/node/account"
+	"hearth/node/api"
+	"hearth/node/messenger/archive"
+	"hearth/node/messenger/mailbox"
+	"hearth/node/messenger/path"
+)
+
+const stampAhead = 10_000 // ms that nodes accept a message to be ahead of them
+
+// session is an open account with everything that works for it.
+type session struct {
+	m       *Messenger
+	log     *slog.Logger
+	own     *account.Account
+	wipe    bool // the account is ours to wipe
+	clock   *mailbox.Clock
+	archive *archive.Archive
+	pool    *path.Pool
+	client  *path.Client
+	box     *mailbox.Client
+	profile archive.Profile
+
+	life context.Context // ends when the messenger stops
+	stop context.CancelFunc
+
+	ready chan struct{} // closed when the pool first has nodes
+	wake  chan struct{} // asks for a poll at once
+	renew chan struct{} // asks for a new node list
+
+	mu          sync.Mutex
+	lastPoll    time.Time // network time
+	active      time.Time // of the last message, by this machine's clock
+	lastStamp   int64     // of the last message that was sent
+	disk        string    // trouble with the database
+	listTrouble string    // trouble with the node list
+	pollTrouble string    // trouble with the own swarm
+}
+
+// open opens the database of the account and makes it the messenger's account.
+func (m *Messenger) open(a *account.Account, wipe bool) error {
+	cfg := m.cfg
+	s := &session{
+		m: m, log: m.log, own: a, wipe: wipe,
+		clock: mailbox.NewClock(cfg.Now),
+		ready: make(chan struct{}),
+		wake:  make(chan struct{}, 1),
+		renew: make(chan struct{}, 1),
+	}
+	secret := a.Keys().Seed()
+	var err error
+	s.archive, err = archive.Open(cfg.DBPath, secret, cfg.Rand, s.clock.Now)
+	clear(secret[:])
+	if err != nil {
+		return forCaller(ErrDisk, err)
+	}
+	if err := s.assemble(); err != nil {
+		s.archive.Close()
+		return forCaller(ErrDisk, err)
+	}
+	s.life, s.stop = context.WithCancel(context.Background())
+
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		s.stop()
+		s.archive.Close()
+		return ErrStopped
+	}
+	m.session, m.trouble = s, ""
+	close(m.opened)
+	m.mu.Unlock()
+	m.publishState()
+	return nil
+}
+
+func (s *session) assemble() error {
+	cfg := s.m.cfg
+	saved, err := s.archive.Nodes()
+	if errors.Is(err, archive.ErrDamaged) {
+		s.log.Warn("saved node list is damaged: starting from the seeds")
+	} else if err != nil {
+		return err
+	}
+	if s.profile, err = s.archive.SetProfile(cfg.DisplayName); err != nil {
+		return err
+	}
+	s.lastStamp = s.archive.LastSent()
+	s.pool, err = path.NewPool(cfg.Rand, cfg.Now, s.log, saved, func(changed path.Saved) {
+		if err := s.archive.SaveNodes(changed); err != nil {
+			s.diskFailed(err)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	s.client = path.NewClient(s.pool, cfg.Rand, cfg.Dial, s.log)
+	s.box = mailbox.New(s.client, s.pool, s.clock, s.log)
+	if s.pool.Size() > 0 {
+		close(s.ready)
+	}
+	return nil
+}
+
+// run keeps the node list and polls until ctx ends.
+func (s *session) run(ctx context.Context) {
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		s.log.Info("keeping the node list")
+		defer s.log.Info("node list left alone")
+		s.keepNodes(ctx)
+	})
+	wait.Go(func() {
+		s.log.Info("polling the own swarm")
+		defer s.log.Info("polling ended")
+		s.keepPolling(ctx)
+	})
+	wait.Wait()
+}
+
+func (s *session) close() {
+	s.client.Close()
+	if err := s.archive.Close(); err != nil {
+		s.log.Error("closing the database", "err", err)
+	}
+	if s.wipe {
+		s.own.Wipe()
+	}
+}
+
+// diskFailed remembers trouble with the database, and forgets it with nil.
+func (s *session) diskFailed(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		s.disk = ""
+		return
+	}
+	s.log.Error("database", "err", err)
+	s.disk = fmt.Sprintf("%v: %v", ErrDisk, err)
+}
+
+// stamp draws the sent time of a message, in ms of network time. No two of our
+// messages have the same, because sender and time are its name. A last one that
+// lies far ahead is of a clock that has been corrected since.
+func (s *session) stamp() int64 {
+	now := s.clock.Now().UnixMilli()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ahead := s.lastStamp - now; ahead >= 0 && ahead < stampAhead {
+		now = s.lastStamp + 1
+	}
+	s.lastStamp = now
+	return now
+}
+
+// stirred remembers that somebody is talking, which makes polling quick.
+func (s *session) stirred() {
+	s.mu.Lock()
+	s.active = s.m.cfg.Now()
+	s.mu.Unlock()
+	nudge(s.wake)
+}
+
+func nudge(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func apiMessage(msg archive.Message) *api.Message {
+	return &api.Message{
+		SessionId: msg.With.String(),
+		Outgoing:  msg.Outgoing,
+		Text:      msg.Text,
+		Timestamp: msg.Timestamp,
+		Hash:      msg.Hash,
+		Read:      msg.Read || msg.Outgoing,
+	}
+}
