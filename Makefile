@@ -1,0 +1,42 @@
+# The two commands of this project, and the parts they are made of. Everything is
+# a Go program under build/cmd; this file only gives them short names.
+
+# BOARD=amd64 is QEMU's standard PC with the distribution's kernel,
+# BOARD=virt-arm64 its ARM board with our own kernel.
+BOARD ?= amd64
+
+.PHONY: run test deps image devnet bench
+
+# Everything at once: a network of nine nodes, a friend who answers, the appliance
+# in an emulator, its panel on a web page, its serial console in this terminal.
+# RUN="-fresh" forgets the account of earlier runs; see go run ./build/cmd/run -help.
+run:
+	@CGO_ENABLED=0 go run ./build/cmd/run -board $(BOARD) $(RUN)
+
+# Everything that can be checked on one machine; the boots at the end emulate both
+# boards and go through a person's first day.
+test: deps
+	@echo "== format and vet"
+	@bad=$$(gofmt -l build firmware hw initramfs node ui); test -z "$$bad" || { echo "not gofmt'ed: $$bad"; exit 1; }
+	CGO_ENABLED=0 go vet ./...
+	CGO_ENABLED=0 go vet -tags boot ./build/...
+	@echo "== tests"
+	CGO_ENABLED=0 go test ./...
+	@echo "== boots"
+	CGO_ENABLED=0 go test -tags boot -count=1 -timeout 60m -v -run 'TestTheApplianceStarts|TestFirstLight' ./build/emulator ./build/lab
+
+# The figures of the README.
+bench:
+	CGO_ENABLED=0 go test -run '^$$' -bench . -benchmem ./node/... ./hw/...
+
+# A network of service nodes on loopback, without an appliance.
+devnet:
+	@CGO_ENABLED=0 go run ./build/cmd/devnet
+
+# Install the Debian or Ubuntu packages that everything else needs.
+deps:
+	@go run ./build/cmd/deps
+
+# Make the kernel and the initramfs, and say where they are.
+image: deps
+	@go run ./build/cmd/image -target $(BOARD)
