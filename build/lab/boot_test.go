@@ -64,8 +64,6 @@ func firstLight(t *testing.T, board emulator.Target) {
 	c.send("id")
 	c.expect(id)
 	waitForQR(t, ctx, c, id)
-	c.send("phrase " + pin)
-	phrase := c.expect(`(?m)^((?:[a-z]+ ){12}[a-z]+)\r?$`)[1]
 
 	t.Log("== a conversation over three hops")
 	if err := l.WaitForNode(ctx); err != nil {
@@ -77,6 +75,10 @@ func firstLight(t *testing.T, board emulator.Target) {
 	c.expect(`Sent; (\d+) of the (\d+) nodes of their swarm keep it`)
 	c.expect(`message from friend: You wrote "hello from the appliance"`)
 	c.expect(`message received`)
+	t.Logf("from the kernel's start to the first message:\n%s", c.log())
+
+	c.send("phrase " + pin)
+	phrase := c.expect(`(?m)^((?:[a-z]+ ){12}[a-z]+)\r?$`)[1]
 
 	t.Log("== garbage on the serial line")
 	c.raw("\x00\xff\xfe\x1b[31m\x80" + strings.Repeat("\x07", 100) + "\r")

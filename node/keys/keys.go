@@ -39,6 +39,7 @@ type Pair struct {
 	xPrivate [32]byte           // clamped X25519 scalar
 	public   [32]byte
 	xPublic  [32]byte
+	expanded *ecdh.PrivateKey // see Expand; nil = not kept
 }
 
 // FromSeed derives the pair of a 32-byte Ed25519 seed (RFC 8032). The X25519
@@ -82,9 +83,12 @@ func (p *Pair) Sign(msg []byte) []byte { return ed25519.Sign(p.private, msg) }
 // Shared returns the raw 32-byte X25519 secret shared with peer's public key,
 // or [ErrLowOrder]. It is not uniformly random: hash it before use as a key.
 func (p *Pair) Shared(peer [32]byte) ([]byte, error) {
-	own, err := ecdh.X25519().NewPrivateKey(p.xPrivate[:])
-	if err != nil {
-		return nil, fmt.Errorf("reading the own X25519 key: %w", err)
+	own := p.expanded
+	if own == nil {
+		var err error
+		if own, err = ecdh.X25519().NewPrivateKey(p.xPrivate[:]); err != nil {
+			return nil, fmt.Errorf("reading the own X25519 key: %w", err)
+		}
 	}
 	other, err := ecdh.X25519().NewPublicKey(peer[:])
 	if err != nil {
@@ -95,6 +99,21 @@ func (p *Pair) Shared(peer [32]byte) ([]byte, error) {
 		return nil, ErrLowOrder
 	}
 	return secret, nil
+}
+
+// Expand makes [Pair.Shared] about twice as fast from now on, by keeping a copy of
+// the secret that [Pair.Wipe] can only forget and not overwrite. It is for the key
+// of a node, which lives as long as its process; call it before sharing the pair.
+func (p *Pair) Expand() error {
+	if p.expanded != nil {
+		return nil
+	}
+	own, err := ecdh.X25519().NewPrivateKey(p.xPrivate[:])
+	if err != nil {
+		return fmt.Errorf("reading the own X25519 key: %w", err)
+	}
+	p.expanded = own
+	return nil
 }
 
 // Seed returns the secret 32-byte Ed25519 seed; the caller wipes its copy.
@@ -115,6 +134,7 @@ func (p *Pair) Ed25519Private() ed25519.PrivateKey {
 func (p *Pair) Wipe() {
 	clear(p.private)
 	clear(p.xPrivate[:])
+	p.expanded = nil
 }
 
 // String names the pair by its public signing key.

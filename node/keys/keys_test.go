@@ -191,6 +191,24 @@ func TestAPairDoesNotPrintItsSecrets(t *testing.T) {
 	}
 }
 
+func TestAnExpandedPairSharesTheSameSecrets(t *testing.T) {
+	plain, expanded, peer := FromSeed([32]byte{1}), FromSeed([32]byte{1}), FromSeed([32]byte{2}).X25519()
+	if err := expanded.Expand(); err != nil {
+		t.Fatal(err)
+	}
+	want, err := plain.Shared(peer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := expanded.Shared(peer); err != nil || string(got) != string(want) {
+		t.Errorf("got %x, %v", got, err)
+	}
+	expanded.Wipe()
+	if got, err := expanded.Shared(peer); err == nil && string(got) == string(want) {
+		t.Error("a wiped pair still shares its secret")
+	}
+}
+
 func TestWipeLeavesNoSecret(t *testing.T) {
 	p := FromSeed([32]byte{1})
 	public := p.Ed25519()
@@ -211,10 +229,17 @@ func BenchmarkSign(b *testing.B) {
 }
 
 func BenchmarkShared(b *testing.B) {
-	p, q := FromSeed([32]byte{1}), FromSeed([32]byte{2}).X25519()
-	for b.Loop() {
-		if _, err := p.Shared(q); err != nil {
-			b.Fatal(err)
-		}
+	plain, expanded, q := FromSeed([32]byte{1}), FromSeed([32]byte{1}), FromSeed([32]byte{2}).X25519()
+	if err := expanded.Expand(); err != nil {
+		b.Fatal(err)
+	}
+	for name, p := range map[string]*Pair{"plain": plain, "expanded": expanded} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := p.Shared(q); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"crypto/rand"
 	"strings"
 	"testing"
+
+	"hearth/node/keys"
 )
 
 // The bodies are 1 KiB, about the size of a request that stores a message.
@@ -19,8 +21,19 @@ func BenchmarkBuildThreeHops(b *testing.B) {
 	}
 }
 
-func BenchmarkPeelLayer(b *testing.B) {
+// testNodes is testPath with keys as a running node has them.
+func testNodes(b *testing.B) ([]*keys.Pair, []Hop) {
 	pairs, hops := testPath()
+	for _, p := range pairs {
+		if err := p.Expand(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return pairs, hops
+}
+
+func BenchmarkPeelLayer(b *testing.B) {
+	pairs, hops := testNodes(b)
 	request, err := Build(rand.Reader, hops[:3], hops[3], make([]byte, 1024))
 	if err != nil {
 		b.Fatal(err)
@@ -40,7 +53,7 @@ func BenchmarkPeelLayer(b *testing.B) {
 // BenchmarkRelayLayer is the whole work of a middle hop: from the bytes of one
 // node to the bytes for the next.
 func BenchmarkRelayLayer(b *testing.B) {
-	pairs, hops := testPath()
+	pairs, hops := testNodes(b)
 	request, err := Build(rand.Reader, hops[:3], hops[3], make([]byte, 1024))
 	if err != nil {
 		b.Fatal(err)
@@ -69,7 +82,7 @@ func BenchmarkRelayLayer(b *testing.B) {
 }
 
 func BenchmarkSealReply(b *testing.B) {
-	pairs, hops := testPath()
+	pairs, hops := testNodes(b)
 	l := Layer{EphemeralKey: hops[1].X25519, EncType: GCM}
 	body := map[string]any{"messages": []any{}, "more": false, "data": strings.Repeat("A", 1024)}
 	b.ReportAllocs()

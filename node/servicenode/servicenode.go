@@ -111,6 +111,9 @@ func New(cfg Config) (*Node, error) {
 
 func (n *Node) open() (err error) {
 	cfg := n.cfg
+	if err := cfg.Keys.Expand(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return err
 	}
