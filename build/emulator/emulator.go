@@ -110,7 +110,7 @@ func Start(ctx context.Context, o Options) (_ *Machine, err error) {
 	m.Accelerated = o.Cache != "" && probeKVM(ctx, o)
 
 	args := []string{
-		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-nodefaults", "-no-user-config", "-display", "none",
 		"-M", hw.machine, "-smp", "2", "-m", strconv.Itoa(cmp.Or(o.Memory, 256)),
 		"-kernel", o.Kernel, "-initrd", o.Initramfs,
 		"-append", strings.TrimSpace("console=" + hw.console + ",115200 panic=-1 oops=panic quiet loglevel=1 " + o.CommandLine),
@@ -203,7 +203,7 @@ func (m *Machine) startTPM(ctx context.Context, state string) (string, error) {
 }
 
 // Done is closed when the machine has ended: it was switched off, or Stop was
-// called, or QEMU gave up.
+// called, or QEMU gave up. A restart does not end it.
 func (m *Machine) Done() <-chan struct{} { return m.qemu.done }
 
 // Err says why the emulator ended, nil when it did so in order. Only to be asked

@@ -89,6 +89,13 @@ func firstLight(t *testing.T, board emulator.Target) {
 	t.Log("== figures")
 	c.figures(board, l)
 
+	t.Log("== restart")
+	c.send("restart")
+	c.expect(`yes`)
+	c.send("yes")
+	c.expect(`The device restarts`)
+	c.expect(`mounts: start`)
+	c.expect(`The account is locked`)
 	c.send("poweroff")
 	c.expect(`yes`)
 	c.send("yes")

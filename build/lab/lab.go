@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -61,6 +62,7 @@ type Lab struct {
 	PanelURL  string
 
 	options   Options
+	page      net.Listener // the panel's, nil = none
 	cache     string
 	run       string // folder of this run's sockets
 	closers   []func()
@@ -68,14 +70,18 @@ type Lab struct {
 }
 
 // Open builds what has to be built and starts everything but the appliance.
-func Open(ctx context.Context, o Options) (l *Lab, err error) {
+func Open(ctx context.Context, o Options) (_ *Lab, err error) {
 	if o.Progress == nil {
 		o.Progress = io.Discard
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	l = &Lab{options: o}
+	// What is asked for is checked before anything slow begins.
+	if o.BasePort < 0 || o.BasePort > 65535-portsApart {
+		return nil, fmt.Errorf("base port %d: choose one up to %d", o.BasePort, 65535-portsApart)
+	}
+	l := &Lab{options: o}
 	defer func() {
 		if err != nil {
 			l.Close()
@@ -86,6 +92,15 @@ func Open(ctx context.Context, o Options) (l *Lab, err error) {
 	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the lab's folder: %w", err)
+	}
+	if o.PanelPage != "" {
+		listener, err := viewer.Listen(o.PanelPage)
+		if err != nil {
+			return nil, fmt.Errorf("serving the panel's page (choose another address): %w", err)
+		}
+		l.closers = append(l.closers, func() { listener.Close() })
+		l.page = listener
+		l.PanelURL = "http://" + listener.Addr().String() + "/"
 	}
 
 	l.say("kernel     for %s", o.Board)
@@ -139,7 +154,7 @@ type Appliance struct {
 }
 
 // Boot switches the appliance on. Its serial line is Machine.Serial. The panel's
-// page, if asked for, is served at Lab.PanelURL until Stop.
+// page, if asked for, shows the first appliance that was booted, until its Stop.
 func (l *Lab) Boot(ctx context.Context) (a *Appliance, err error) {
 	disk := filepath.Join(l.options.Dir, "data.img")
 	if err := emulator.NewDisk(disk, diskSize); err != nil {
@@ -178,14 +193,8 @@ func (l *Lab) Boot(ctx context.Context) (a *Appliance, err error) {
 		tasks.Wait()
 	})
 	tasks.Go(func() { a.Panel.Run(ctx) })
-	if l.options.PanelPage != "" {
-		listener, err := viewer.Listen(l.options.PanelPage)
-		if err != nil {
-			a.stop()
-			return nil, fmt.Errorf("serving the panel's page: %w", err)
-		}
-		l.PanelURL = "http://" + listener.Addr().String() + "/"
-		tasks.Go(func() { a.Panel.Serve(ctx, listener) })
+	if l.page != nil {
+		tasks.Go(func() { a.Panel.Serve(ctx, l.page) })
 		l.say("panel      %s", l.PanelURL)
 	}
 	return a, nil

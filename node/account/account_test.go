@@ -260,6 +260,7 @@ func TestParseID(t *testing.T) {
 		{"capital letters", strings.ToUpper(session), nil, nil},
 		{"white space around it", " \t" + session + "\r\n", nil, nil},
 		{"a group", group, nil, ErrNotSessionID},
+		{"a key of low order", "05" + strings.Repeat("0", 64), nil, ErrNotSessionID},
 		{"nothing", "", ErrInvalidID, ErrInvalidID},
 		{"a digit missing", session[:65], ErrInvalidID, ErrInvalidID},
 		{"a digit too many", session + "0", ErrInvalidID, ErrInvalidID},

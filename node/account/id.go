@@ -49,13 +49,14 @@ func ParseID(text string) (ID, error) {
 }
 
 // ParseSessionID is [ParseID] for the account of a person; another prefix gives
-// [ErrNotSessionID].
+// [ErrNotSessionID], and so does a key of low order: no account has one, and
+// anybody could read what is sealed for it.
 func ParseSessionID(text string) (ID, error) {
 	id, err := ParseID(text)
 	if err != nil {
 		return ID{}, err
 	}
-	if id.Prefix() != PrefixAccount {
+	if id.Prefix() != PrefixAccount || keys.CheckX25519(id.Key()) != nil {
 		return ID{}, ErrNotSessionID
 	}
 	return id, nil

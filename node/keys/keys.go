@@ -173,6 +173,24 @@ func X25519FromEd25519(pub [32]byte) ([32]byte, error) {
 	return montgomery(point), nil
 }
 
+// CheckX25519 returns [ErrLowOrder] for a public encryption key whose shared
+// secret with anybody is all zero.
+func CheckX25519(pub [32]byte) error {
+	other, err := ecdh.X25519().NewPublicKey(pub[:])
+	if err != nil {
+		return fmt.Errorf("reading an X25519 key: %w", err)
+	}
+	// Any scalar will do: clamping makes it a multiple of the cofactor.
+	own, err := ecdh.X25519().NewPrivateKey(make([]byte, 32))
+	if err != nil {
+		return fmt.Errorf("reading an X25519 key: %w", err)
+	}
+	if _, err := own.ECDH(other); err != nil {
+		return ErrLowOrder
+	}
+	return nil
+}
+
 // Verify reports whether sig is pub's 64-byte Ed25519 signature of msg. A
 // signature of another length is false, never a panic.
 func Verify(pub [32]byte, msg, sig []byte) bool {

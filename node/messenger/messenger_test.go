@@ -314,7 +314,7 @@ func TestSendingIsRefusedWithAReason(t *testing.T) {
 			{"an unknown name", "Carol", "hi", ErrUnknown},
 			{"an ID that is too short", bob[:65], "hi", ErrBadID},
 			{"the ID of a group", "03" + bob[2:], "hi", ErrBadID},
-			{"an ID that nobody can have", "05" + strings.Repeat("00", 32), "hi", ErrNetwork},
+			{"an ID that nobody can have", "05" + strings.Repeat("00", 32), "hi", ErrBadID},
 		} {
 			_, err := alice.Send(t.Context(), &api.SendRequest{To: c.to, Text: c.text})
 			if !errors.Is(err, c.want) {

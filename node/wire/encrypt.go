@@ -37,11 +37,11 @@ const ephemeralDomain = "SessionBoxEphemeralHashKey"
 // messages anybody could read.
 func Encrypt(rand io.Reader, sender *account.Account, to account.ID, plaintext []byte) ([]byte, error) {
 	if to.Prefix() != account.PrefixAccount {
-		return nil, fmt.Errorf("encrypting for %s: %w", to, account.ErrNotSessionID)
+		return nil, fmt.Errorf("encrypting: %w", account.ErrNotSessionID)
 	}
 	recipient := to.Key()
 	if _, err := sender.Keys().Shared(recipient); err != nil {
-		return nil, fmt.Errorf("encrypting for %s: %w", to, err)
+		return nil, fmt.Errorf("encrypting: %w", err)
 	}
 
 	public := sender.Keys().Ed25519()
@@ -55,7 +55,7 @@ func Encrypt(rand io.Reader, sender *account.Account, to account.ID, plaintext [
 
 	sealed, err := box.SealAnonymous(nil, inner, &recipient, rand)
 	if err != nil {
-		return nil, fmt.Errorf("encrypting for %s: %w", to, err)
+		return nil, fmt.Errorf("encrypting: %w", err)
 	}
 	return sealed, nil
 }

@@ -426,13 +426,14 @@ func TestLinesThatCannotBeUsedAreRefused(t *testing.T) {
 		name, keys, answer string
 		sent               int
 	}{
-		{"a line at the limit is a message that is too long", "send Bob " + long[:MaxLine-9] + "\r", "A message has at most 2,000 characters; this one has 4087.", 0},
-		{"a line over the limit", "send Bob " + long + "\r", "That line is longer than 4,096 bytes and was not used.", 0},
-		{"a line far over the limit", strings.Repeat("send Bob ", 200_000) + "\r", "That line is longer than 4,096 bytes and was not used.", 0},
+		{"a line at the limit is a message that is too long", "send Bob " + long[:MaxLine-9] + "\r", "A message has at most 2,000 characters; this one has 8503.", 0},
+		{"a line over the limit", "send Bob " + long + "\r", "That line is longer than 8,512 bytes and was not used.", 0},
+		{"a line far over the limit", strings.Repeat("send Bob ", 200_000) + "\r", "That line is longer than 8,512 bytes and was not used.", 0},
 		{"a line over the limit that was cleared", long + "x\x15send Bob hello\r", "Sent; 3 of the 3 nodes of their swarm keep it.", 1},
 		{"bytes that are not UTF-8", "send Bob caf\xe9\r", "That line had bytes that are not UTF-8 text, so it was not used; type it again.", 0},
 		{"a character cut short", "send Bob \xe2\x82\r", "That line had bytes that are not UTF-8 text, so it was not used; type it again.", 0},
-		{"2,000 characters of four bytes do not fit in a line", "send Bob " + strings.Repeat("😀", 1023) + "\r", "That line is longer than 4,096 bytes and was not used.", 0},
+		{"2,000 characters of four bytes", "send Bob " + strings.Repeat("😀", 2000) + "\r", "Sent; 3 of the 3 nodes of their swarm keep it.", 1},
+		{"more than a message of characters of four bytes does not fit in a line", "send Bob " + strings.Repeat("😀", 2200) + "\r", "That line is longer than 8,512 bytes and was not used.", 0},
 		{"2,000 characters", "send Bob " + strings.Repeat("é", 2000) + "\r", "Sent; 3 of the 3 nodes of their swarm keep it.", 1},
 	}
 	for _, tt := range tests {

@@ -5,14 +5,14 @@ import (
 	"unicode/utf8"
 )
 
-// MaxLine is the longest line that is taken, in bytes of UTF-8. A message has
-// at most 2,000 characters, which is less in nearly every script.
-const MaxLine = 4096
+// MaxLine is the longest line that is taken, in bytes of UTF-8: a message of
+// [MaxMessage] characters in any script, and room for the command before it.
+const MaxLine = 4*MaxMessage + 512
 
 const maxHistory = 50
 
 var (
-	errLineTooLong = errors.New("that line is longer than 4,096 bytes and was not used")
+	errLineTooLong = errors.New("that line is longer than 8,512 bytes and was not used")
 	errNotText     = errors.New("that line had bytes that are not UTF-8 text, so it was not used; type it again")
 )
 

@@ -38,12 +38,12 @@ func main() {
 	source := flag.String("source", ".", "folder of the source code")
 	dir := flag.String("dir", "", "folder of this world (default: run-BOARD in the cache folder)")
 	fresh := flag.Bool("fresh", false, "forget the world of earlier runs first")
-	page := flag.String("panel", "127.0.0.1:8180", "address of the panel's web page")
+	page := flag.String("panel", "127.0.0.1:8180", "loopback address of the panel's web page")
 	base := flag.Int("base-port", 22100, "first port of the network on loopback")
 	verbose := flag.Bool("verbose", false, "write what the network and the friend log to network.log in the folder")
 	flag.Parse()
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	err := run(ctx, settings{emulator.Target(*board), *source, *dir, *fresh, *page, *base, *verbose})
 	stop()
 	if err != nil && !errors.Is(err, context.Canceled) {
@@ -117,8 +117,12 @@ The device's screen and buttons: %s
 	return console(ctx, appliance)
 }
 
+// quiet is how long the serial line must say nothing, after the end of a script
+// on standard input, until the run ends.
+const quiet = 10 * time.Second
+
 // console joins the terminal and the serial line until the appliance is off, the
-// person leaves, or ctx ends.
+// person leaves, ctx ends, or a script has ended and been answered.
 func console(ctx context.Context, a *lab.Appliance) error {
 	stdin := int(os.Stdin.Fd())
 	if term.IsTerminal(stdin) {
@@ -131,7 +135,7 @@ func console(ctx context.Context, a *lab.Appliance) error {
 			fmt.Println()
 		}()
 	}
-	left := make(chan struct{})
+	left, ended := make(chan struct{}), make(chan struct{})
 	go func() { // ends with the process: a read of a terminal cannot be cancelled
 		buf := make([]byte, 1024)
 		for {
@@ -142,26 +146,53 @@ func console(ctx context.Context, a *lab.Appliance) error {
 					return
 				}
 			}
-			if _, werr := a.Serial.Write(buf[:n]); werr != nil || err != nil {
+			if _, werr := a.Serial.Write(buf[:n]); werr != nil {
+				return
+			}
+			if err != nil {
+				close(ended)
 				return
 			}
 		}
 	}()
-	shown := make(chan struct{})
+	shown, said := make(chan struct{}), make(chan struct{}, 1)
 	go func() {
 		defer close(shown)
-		io.Copy(os.Stdout, a.Serial)
+		io.Copy(io.MultiWriter(os.Stdout, teller(said)), a.Serial)
 	}()
-	select {
-	case <-a.Done():
-		// What was said last is still on its way.
+	var silence <-chan time.Time
+	for {
 		select {
-		case <-shown:
-		case <-time.After(time.Second):
+		case <-a.Done():
+			// What was said last is still on its way.
+			select {
+			case <-shown:
+			case <-time.After(time.Second):
+			}
+			return a.Err()
+		case <-left:
+			return nil
+		case <-ctx.Done():
+			return nil
+		case <-ended:
+			ended, silence = nil, time.After(quiet)
+		case <-said:
+			if silence != nil {
+				silence = time.After(quiet)
+			}
+		case <-silence:
+			return nil
 		}
-		return a.Err()
-	case <-left:
-	case <-ctx.Done():
 	}
-	return nil
+}
+
+// teller is told when something is written, as often as somebody listens.
+type teller chan struct{}
+
+func (t teller) Write(p []byte) (int, error) {
+	select {
+	case t <- struct{}{}:
+	default:
+	}
+	return len(p), nil
 }

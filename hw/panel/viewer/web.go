@@ -25,16 +25,19 @@ var page embed.FS
 var ErrNotLocal = errors.New("the panel's page is served on a loopback address only")
 
 // Listen opens a TCP address for the page, such as "127.0.0.1:0". The host must
-// be a loopback address in numbers, or the error is ErrNotLocal.
+// be "localhost" or a loopback address in numbers, or the error is ErrNotLocal.
 func Listen(address string) (net.Listener, error) {
-	host, _, err := net.SplitHostPort(address)
+	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, fmt.Errorf("address of the panel's page: %w", err)
+	}
+	if host == "localhost" { // whatever a resolver may say
+		host = "127.0.0.1"
 	}
 	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
 		return nil, fmt.Errorf("%w: %q", ErrNotLocal, address)
 	}
-	return net.Listen("tcp", address)
+	return net.Listen("tcp", net.JoinHostPort(host, port))
 }
 
 // ListenAndServe serves the page at a loopback address until ctx is done. It
@@ -101,6 +104,9 @@ func localOnly(next http.Handler) http.Handler {
 		host := r.Host
 		if h, _, err := net.SplitHostPort(host); err == nil {
 			host = h
+		}
+		if host == "localhost" { // whatever a resolver may say
+			host = "127.0.0.1"
 		}
 		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 			http.Error(w, "this page is for the machine it runs on", http.StatusForbidden)
