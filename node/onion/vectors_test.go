@@ -125,6 +125,7 @@ func TestUpstreamParser(t *testing.T) {
 	var file struct {
 		Parser struct {
 			ClientPublic vectortest.Hex `json:"client_x25519_public"`
+			ServerPublic vectortest.Hex `json:"server_x25519_public"`
 			ServerSecret vectortest.Hex `json:"server_x25519_secret"`
 			Payload      string         `json:"payload_ascii"`
 			GCM          vectortest.Hex `json:"framed_gcm_hex"`
@@ -138,6 +139,9 @@ func TestUpstreamParser(t *testing.T) {
 	}
 	vectortest.Load(t, "onion.json", &file)
 	p := file.Parser
+	if secret, err := ecdh.X25519().NewPrivateKey(p.ServerSecret); err != nil || !bytes.Equal(secret.PublicKey().Bytes(), p.ServerPublic) {
+		t.Errorf("the server's secret has another public key (%v)", err)
+	}
 	for enc, framed := range map[EncType][]byte{GCM: p.GCM, XChaCha20: p.XChaCha20} {
 		l, err := ParseEntry(framed)
 		if err != nil {

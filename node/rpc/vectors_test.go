@@ -160,6 +160,13 @@ func TestSignatureVectors(t *testing.T) {
 		if pairs[name].Ed25519() != [32]byte(k.Public) {
 			t.Fatalf("%s: another public key", name)
 		}
+		key := pairs[name].Ed25519()
+		if name == "user" {
+			key = pairs[name].X25519()
+		}
+		if mustID(t, k.Account).Key() != key {
+			t.Errorf("%s: the account %s has another key", name, k.Account)
+		}
 	}
 	vectortest.Each(t, "signatures", file.Signatures.Vectors, func(t *testing.T, v vector) {
 		p := v.requestParams
@@ -195,7 +202,9 @@ func TestSignatureVectors(t *testing.T) {
 
 func TestStorageSignatureVectors(t *testing.T) {
 	type seed struct {
-		Seed vectortest.Hex `json:"ed25519_seed"`
+		Seed   vectortest.Hex `json:"ed25519_seed"`
+		Public vectortest.Hex `json:"ed25519_pubkey"`
+		X25519 vectortest.Hex `json:"x25519_pubkey"`
 	}
 	type token struct {
 		Hex            string `json:"token_hex"`
@@ -208,6 +217,7 @@ func TestStorageSignatureVectors(t *testing.T) {
 		Method, Account string
 		SignedBy        string         `json:"signed_by"`
 		Message         vectortest.Hex `json:"message_hex"`
+		MessageText     string         `json:"message_text"` // absent where a part is binary
 		Signature       []byte         `json:"signature_b64"`
 		Params          json.RawMessage
 	}
@@ -253,6 +263,14 @@ func TestStorageSignatureVectors(t *testing.T) {
 	delegate := keys.FromSeed([32]byte(file.Keys.Subaccount.Seed))
 	server := keys.FromSeed([32]byte(file.Keys.Server.Seed))
 	userID, groupID := mustID(t, file.Keys.Account.ID), mustID(t, file.Keys.Group.ID)
+	for pair, k := range map[*keys.Pair]seed{owner: file.Keys.Account.seed, group: file.Keys.Group.seed, delegate: file.Keys.Subaccount, server: file.Keys.Server} {
+		if pair.Ed25519() != [32]byte(k.Public) || k.X25519 != nil && pair.X25519() != [32]byte(k.X25519) {
+			t.Errorf("the seed of %x gives other keys", k.Public)
+		}
+	}
+	if userID.Key() != owner.X25519() || groupID.Key() != group.Ed25519() {
+		t.Error("the accounts have other keys")
+	}
 
 	vectortest.Each(t, "subaccount_tokens", file.Tokens, func(t *testing.T, v token) {
 		got := NewToken(groupID, v.Flags, delegate.Ed25519())
@@ -278,8 +296,12 @@ func TestStorageSignatureVectors(t *testing.T) {
 			t.Fatal(err)
 		}
 		text := p.text(t, v.Method)
-		if !bytes.Equal(text, v.Message) {
+		if !bytes.Equal(text, v.Message) || v.MessageText != "" && string(text) != v.MessageText {
 			t.Fatalf("text %q, want %q", text, v.Message)
+		}
+		var named struct{ Pubkey, PubKey string }
+		if err := json.Unmarshal(v.Params, &named); err != nil || named.Pubkey+named.PubKey != v.Account {
+			t.Errorf("the request is for %s%s, %v; want %s", named.Pubkey, named.PubKey, err, v.Account)
 		}
 		signer := owner
 		switch {

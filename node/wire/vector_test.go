@@ -2,6 +2,8 @@ package wire
 
 import (
 	"bytes"
+	"crypto/ecdh"
+	"crypto/sha512"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -40,6 +42,7 @@ type storedVector struct {
 	Timestamp    uint64         `json:"networkTimestamp"`
 	Padded       vectortest.Hex `json:"padded_content_hex"`
 	EphemeralKey vectortest.Hex `json:"ephemeral_pubkey_hex"`
+	KeySeed      vectortest.Hex `json:"ephemeral_seed_hex"`
 	Sealed       vectortest.Hex `json:"envelope_content_hex"`
 	Envelope     vectortest.Hex `json:"envelope_hex"`
 	Stored       string         `json:"stored_data_base64"`
@@ -76,6 +79,8 @@ type vectors struct {
 		Sender, Recipient string
 		Plaintext         string         `json:"plaintext_ascii"`
 		Ciphertext        vectortest.Hex `json:"ciphertext_hex"`
+		Signature         vectortest.Hex `json:"signature_hex"`
+		KeySeed           vectortest.Hex `json:"ephemeral_seed_hex"`
 	} `json:"session_protocol_deterministic_upstream"`
 	Payloads []payloadVector `json:"xchacha20_payload_upstream"`
 }
@@ -119,6 +124,10 @@ func TestVectorsOfOtherPrograms(t *testing.T) {
 			}
 			if !bytes.Equal(Unpad(padded), message) {
 				t.Errorf("%d bytes do not come back", c.Length)
+			}
+			// Older clients: the next multiple of 160, less one.
+			if want := (c.Length+2+159)/160*160 - 1; c.Legacy != want {
+				t.Errorf("%d bytes were padded to %d, not to %d", c.Length, want, c.Legacy)
 			}
 			legacy := make([]byte, c.Legacy)
 			copy(legacy, append(bytes.Clone(message), 0x80))
@@ -176,6 +185,7 @@ func TestVectorsOfOtherPrograms(t *testing.T) {
 		if !bytes.Equal(sealed, c.Sealed) {
 			t.Errorf("sealed %x, want %x", sealed, c.Sealed)
 		}
+		checkOneTimeKey(t, sealed, c.KeySeed)
 		if !bytes.HasPrefix(sealed, c.EphemeralKey) {
 			t.Errorf("one-time key %x, want %x", sealed[:32], c.EphemeralKey)
 		}
@@ -199,6 +209,12 @@ func TestVectorsOfOtherPrograms(t *testing.T) {
 		if err != nil || !bytes.Equal(sealed, c.Ciphertext) {
 			t.Errorf("ciphertext %x, %v, want %x", sealed, err, c.Ciphertext)
 		}
+		checkOneTimeKey(t, sealed, c.KeySeed)
+		recipient := to.ID().Key()
+		public := from.Keys().Ed25519()
+		if got := from.Keys().Sign(slices.Concat([]byte(c.Plaintext), public[:], recipient[:])); !bytes.Equal(got, c.Signature) {
+			t.Errorf("signature %x, want %x", got, c.Signature)
+		}
 		sender, plain, err := Decrypt(to, c.Ciphertext)
 		if err != nil || string(plain) != c.Plaintext || sender != from.ID() {
 			t.Errorf("decrypted %q of %s, %v", plain, sender, err)
@@ -216,6 +232,20 @@ func TestVectorsOfOtherPrograms(t *testing.T) {
 			t.Errorf("sealed %x, %v, want %x", sealed, err, c.Payload)
 		}
 	})
+}
+
+// checkOneTimeKey checks that a box begins with the X25519 key of a box seed:
+// libsodium takes the first half of the seed's SHA-512 as the secret.
+func checkOneTimeKey(t *testing.T, sealed, seed []byte) {
+	t.Helper()
+	digest := sha512.Sum512(seed)
+	secret, err := ecdh.X25519().NewPrivateKey(digest[:32])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := secret.PublicKey().Bytes(); !bytes.HasPrefix(sealed, want) {
+		t.Errorf("one-time key %x, want %x", sealed[:32], want)
+	}
 }
 
 func checkStored(t *testing.T, v *vectors, c storedVector) {
