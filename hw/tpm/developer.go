@@ -124,6 +124,10 @@ func (d *Developer) Seal(secret []byte) ([]byte, error) {
 func (d *Developer) UnsealWithPIN(blob []byte, pin string) ([]byte, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return d.unsealWithPIN(blob, pin)
+}
+
+func (d *Developer) unsealWithPIN(blob []byte, pin string) ([]byte, error) {
 	if err := d.check(blob, true); err != nil {
 		return nil, fmt.Errorf("unsealing: %w", err)
 	}
