@@ -57,6 +57,9 @@ type Config struct {
 	Every  time.Duration // between two pings of the seed to a node; 10 s when zero
 	Away   time.Duration // without an answer until a node leaves its swarm; 30 s when zero
 	Limits relay.Limits  // of every node
+	Files  int64         // bytes of disk for files on every node, as in servicenode.Config
+
+	Now func() time.Time // clock of the nodes; time.Now when nil
 }
 
 // Network is a running network.
@@ -231,6 +234,8 @@ func (n *Network) StartNode(k int) error {
 		// What a node of this network may post to lives on loopback as well.
 		Exit:   relay.Exit{Allow: func(a netip.Addr) bool { return a.IsLoopback() || relay.PublicAddress(a) }},
 		Limits: n.cfg.Limits,
+		Files:  n.cfg.Files,
+		Now:    n.cfg.Now,
 		Log:    n.cfg.Log.With("at", k),
 	})
 	if err != nil {

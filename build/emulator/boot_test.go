@@ -25,32 +25,12 @@ func TestTheApplianceStarts(t *testing.T) {
 		t.Run(string(target), func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 			defer cancel()
-			cache, err := kernel.CacheDir()
-			if err != nil {
-				t.Fatal(err)
-			}
-			k, err := kernel.For(ctx, target.Arch(), cache, runtime.NumCPU(), testLog{t})
-			if err != nil {
-				t.Fatal(err)
-			}
-			dir := t.TempDir()
-			initramfs, err := image.Build(ctx, image.Options{
-				Source: "../..", Arch: target.Arch(), Modules: k.Modules, Output: filepath.Join(dir, "initramfs.zst"),
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			disk := filepath.Join(dir, "data.img")
-			if err := emulator.NewDisk(disk, 64); err != nil {
-				t.Fatal(err)
-			}
+			o := machine(t, ctx, target)
+			o.TPM = filepath.Join(filepath.Dir(o.Disk), "tpm")
+			o.CommandLine = os.Getenv("HEARTH_TEST_CMDLINE")
 			ctx, cancel = context.WithTimeout(ctx, 90*time.Second)
 			defer cancel()
-			m, err := emulator.Start(ctx, emulator.Options{
-				Target: target, Kernel: k.Image, Initramfs: initramfs.Path, Disk: disk,
-				TPM: filepath.Join(dir, "tpm"), Panel: filepath.Join(dir, "panel"), Cache: cache,
-				CommandLine: os.Getenv("HEARTH_TEST_CMDLINE"),
-			})
+			m, err := emulator.Start(ctx, o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -78,6 +58,35 @@ func TestTheApplianceStarts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// machine is a board with the image of this tree, a panel and an empty disk; it has
+// no TPM.
+func machine(t *testing.T, ctx context.Context, target emulator.Target) emulator.Options {
+	t.Helper()
+	cache, err := kernel.CacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := kernel.For(ctx, target.Arch(), cache, runtime.NumCPU(), testLog{t})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	initramfs, err := image.Build(ctx, image.Options{
+		Source: "../..", Arch: target.Arch(), Modules: k.Modules, Output: filepath.Join(dir, "initramfs.zst"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := emulator.Options{
+		Target: target, Kernel: k.Image, Initramfs: initramfs.Path, Cache: cache,
+		Disk: filepath.Join(dir, "data.img"), Panel: filepath.Join(dir, "panel"),
+	}
+	if err := emulator.NewDisk(o.Disk, 64); err != nil {
+		t.Fatal(err)
+	}
+	return o
 }
 
 // pieces yields what comes over a serial line: whole lines, and a prompt as soon

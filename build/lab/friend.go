@@ -61,7 +61,11 @@ func newFriend(dir string, network *devnet.Network, log *slog.Logger) (*Friend, 
 			if err != nil {
 				return
 			}
-			if m := event.GetReceived(); m != nil {
+			m := event.GetReceived()
+			if m == nil {
+				m = event.GetRequest() // the answer accepts it
+			}
+			if m != nil {
 				f.answer(ctx, m, log)
 			}
 		}
@@ -90,7 +94,8 @@ func (f *Friend) answer(ctx context.Context, m *api.Message, log *slog.Logger) {
 // ID is the friend's Session ID.
 func (f *Friend) ID() string { return f.account.ID().String() }
 
-// Send writes to somebody, and returns when the message is stored.
+// Send writes to somebody, and returns when the message is stored or, when that
+// takes long, is left to the outbox.
 func (f *Friend) Send(ctx context.Context, to, text string) error {
 	_, err := f.messenger.Send(ctx, &api.SendRequest{To: to, Text: text})
 	return err

@@ -43,7 +43,8 @@ func Run() {
 	reaper := supervise.NewReaper(nil)
 	services := supervise.New(reaper, log, newOutput(log))
 	device := newDevice(log, services)
-	power := &power{log: log, services: services}
+	background := newTasks()
+	power := &power{log: log, services: services, background: background}
 	device.powerOff = power.off
 
 	var (
@@ -66,7 +67,7 @@ func Run() {
 			for _, s := range screenServices(parameters, serial, panelPort(say)) {
 				services.Start(s)
 			}
-			return device.serve() // they ask for it once they are up
+			return device.serve(background) // they ask for it once they are up
 		}},
 		{Name: "tpm", After: []string{"modules"}, Run: func(ctx context.Context, say Say) error {
 			return findTPM(ctx, parameters.Developer, say)
@@ -75,11 +76,14 @@ func Run() {
 			return mountData(ctx, say)
 		}},
 		{Name: "network", After: []string{"modules"}, Run: func(ctx context.Context, say Say) error {
-			return network(ctx, device.setAddress, say)
+			return network(ctx, background, device.setAddress, say)
 		}},
 		{Name: "clock", After: []string{"data"}, Run: func(_ context.Context, say Say) error {
-			power.saveClock.Store(true)
-			return setClock(say)
+			if err := setClock(clockFile, say); err != nil {
+				return err
+			}
+			background.Go(func(ctx context.Context) { keepClock(ctx, clockFile, say) })
+			return nil
 		}},
 		{Name: "run", After: []string{"tpm", "data", "clock", "screen"}, Run: func(_ context.Context, say Say) error {
 			for _, s := range keyServices(parameters, say) {
@@ -95,13 +99,14 @@ func Run() {
 	}
 	go reaper.Run(context.Background())
 	sequence := Sequence{Stages: stages, Uptime: Uptime, Say: log.Say, Changed: device.setStage}
-	failed := sequence.Run(context.Background())
-	if !failed["screen"] && serial != "" {
-		log.Prompt()
-	}
+	ended := make(chan map[string]bool, 1)
+	background.Go(func(ctx context.Context) { ended <- sequence.Run(ctx) })
+	failed := <-ended
 	if failed["mounts"] || failed["console"] || failed["modules"] || failed["screen"] {
 		// Nobody else can take the order to switch off.
 		power.ask(serial)
+	} else if failed["run"] {
+		log.Say("init", "the account stays closed; on the console, status tells more and poweroff switches off")
 	}
 	select {}
 }

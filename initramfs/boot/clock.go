@@ -1,12 +1,15 @@
 package boot
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"hearth/node/wholefile"
 )
 
 // earliest is when this program was written: no clock can be before it. Boards
@@ -15,15 +18,13 @@ import (
 var earliest = time.Date(2026, time.November, 1, 0, 0, 0, 0, time.UTC)
 
 // clockFile keeps the last known time over a power cut.
-const clockFile = "clock"
+var clockFile = filepath.Join(DataFolder, "clock")
 
 // saveEvery bounds how far the clock can fall back in a power cut.
 const saveEvery = 10 * time.Minute
 
-// setClock makes sure that the time is not before what is known to have passed,
-// and remembers it from then on.
-func setClock(say Say) error {
-	path := filepath.Join(DataFolder, clockFile)
+// setClock makes sure that the time is not before what is known to have passed.
+func setClock(path string, say Say) error {
 	now := time.Now()
 	if floor := clockFloor(path); now.Before(floor) {
 		t := unix.NsecToTimeval(floor.UnixNano())
@@ -34,15 +35,25 @@ func setClock(say Say) error {
 	} else {
 		say("%s", now.UTC().Format(time.DateTime))
 	}
-	go func() {
-		for {
-			if err := saveClock(path, time.Now()); err != nil {
-				say("not saved: %v", err)
-			}
-			time.Sleep(saveEvery)
-		}
-	}()
 	return nil
+}
+
+// keepClock saves the time every now and then, and a last time when ctx ends.
+func keepClock(ctx context.Context, path string, say Say) {
+	tick := time.NewTicker(saveEvery)
+	defer tick.Stop()
+	for {
+		if err := saveClock(path, time.Now()); err != nil {
+			say("not saved: %v", err)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // clockFloor is the later of earliest and the time in the file. A file that does
@@ -62,19 +73,5 @@ func clockFloor(path string) time.Time {
 
 // saveClock writes the time so that a power cut leaves the old or the new one.
 func saveClock(path string, now time.Time) error {
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(now.UTC().Format(time.RFC3339) + "\n")
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
+	return wholefile.Write(path, []byte(now.UTC().Format(time.RFC3339)+"\n"))
 }

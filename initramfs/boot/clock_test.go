@@ -1,9 +1,11 @@
 package boot
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -20,7 +22,7 @@ func TestTheClockDoesNotFallBehindWhatWasSaved(t *testing.T) {
 		{name: "garbage", content: "\x00\xff", want: earliest},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), clockFile)
+			path := filepath.Join(t.TempDir(), "clock")
 			if err := os.WriteFile(path, []byte(c.content), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -36,7 +38,7 @@ func TestTheClockDoesNotFallBehindWhatWasSaved(t *testing.T) {
 
 func TestTheClockIsSavedWholeAndReadBack(t *testing.T) {
 	dir := t.TempDir()
-	path := filepath.Join(dir, clockFile)
+	path := filepath.Join(dir, "clock")
 	for _, now := range []time.Time{earliest.Add(time.Hour), earliest.Add(48 * time.Hour)} {
 		if err := saveClock(path, now); err != nil {
 			t.Fatal(err)
@@ -49,4 +51,30 @@ func TestTheClockIsSavedWholeAndReadBack(t *testing.T) {
 	if err != nil || len(left) != 1 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
+}
+
+func TestTheClockIsSavedNowAndThenAndAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(earliest.AddDate(0, 1, 0).Sub(time.Now())) // of the bubble's clock
+		path := filepath.Join(t.TempDir(), "clock")
+		running := newTasks()
+		running.Go(func(ctx context.Context) {
+			keepClock(ctx, path, func(format string, args ...any) { t.Errorf(format, args...) })
+		})
+		began := time.Now()
+		for _, after := range []time.Duration{time.Second, saveEvery - time.Second, saveEvery} {
+			time.Sleep(after)
+			synctest.Wait()
+			if got, want := clockFloor(path), began.Add(time.Since(began).Truncate(saveEvery)); !got.Equal(want) {
+				t.Errorf("after %v it has %v, want %v", time.Since(began), got, want)
+			}
+		}
+		time.Sleep(time.Minute)
+		if !running.end(time.Second) {
+			t.Error("it did not end")
+		}
+		if got := clockFloor(path); !got.Equal(time.Now().Truncate(time.Second)) {
+			t.Errorf("at the end it has %v, want %v", got, time.Now())
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"time"
@@ -21,13 +22,13 @@ func openConsole(log *journal.Journal, say Say) (Parameters, string, error) {
 	if err != nil {
 		return Parameters{}, "", err
 	}
-	log.Attach(console)
+	go log.Attach(context.Background(), console) // to the very end: it says that the power goes off
 
 	line, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
 		return Parameters{}, "", err
 	}
-	p := ParseParameters(string(line))
+	p := ParseParameters(string(line), say)
 	if p.Developer {
 		say("DEVELOPER MODE: keys may be kept without a TPM")
 	}
@@ -67,16 +68,17 @@ func give(device string, uid uint32) error {
 }
 
 // poll waits until found reports true, and looks every few milliseconds. The
-// files of /dev and /sys do not tell when they appear.
-func poll(limit time.Duration, found func() bool) bool {
+// files of /dev and /sys do not tell when they appear. It gives up after limit, or
+// when ctx ends.
+func poll(ctx context.Context, limit time.Duration, found func() bool) bool {
 	deadline := time.Now().Add(limit)
 	for wait := 2 * time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
 		if found() {
 			return true
 		}
-		if time.Now().After(deadline) {
+		if time.Now().After(deadline) || ctx.Err() != nil {
 			return false
 		}
-		time.Sleep(wait)
+		sleep(ctx, wait)
 	}
 }

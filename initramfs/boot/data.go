@@ -30,16 +30,19 @@ var (
 )
 
 // mountData finds and mounts the data partition and makes the services' folders.
-func mountData(_ context.Context, say Say) error {
+func mountData(ctx context.Context, say Say) error {
 	var device string
 	var err error
 	// SD cards and USB disks appear seconds after the kernel has started us.
-	poll(15*time.Second, func() bool {
+	poll(ctx, 15*time.Second, func() bool {
 		device, err = findLabel("/sys/class/block", "/dev", DataLabel)
 		return !errors.Is(err, ErrNoData)
 	})
 	if err != nil {
 		return err
+	}
+	if ctx.Err() != nil {
+		return ctx.Err() // the appliance is being switched off
 	}
 	if err := unix.Mount(device, DataFolder, "ext4", sealed|unix.MS_NOATIME, ""); err != nil {
 		return fmt.Errorf("mount %s: %w", device, err)

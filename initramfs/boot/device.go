@@ -2,10 +2,15 @@ package boot
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"hearth/initramfs/journal"
 	"hearth/initramfs/supervise"
@@ -31,7 +36,7 @@ func newDevice(log *journal.Journal, services *supervise.Supervisor) *device {
 }
 
 // serve opens the socket for the panel and the console.
-func (d *device) serve() error {
+func (d *device) serve(background *tasks) error {
 	callers := []uint32{api.UIDPanel, api.UIDConsole}
 	l, err := api.Listen(socket("device"), callers...)
 	if err != nil {
@@ -39,7 +44,12 @@ func (d *device) serve() error {
 	}
 	server := api.NewServer(callers...)
 	api.RegisterDeviceServer(server, d)
-	go server.Serve(l)
+	background.Go(func(ctx context.Context) {
+		context.AfterFunc(ctx, server.Stop)
+		if err := server.Serve(l); err != nil {
+			d.log.Say("device", "%v", err)
+		}
+	})
 	return nil
 }
 
@@ -70,16 +80,16 @@ func (d *device) setStage(s StageState) {
 
 // Status implements [api.DeviceServer].
 func (d *device) Status(context.Context, *api.DeviceStatusRequest) (*api.DeviceStatus, error) {
-	status := &api.DeviceStatus{
+	reply := &api.DeviceStatus{
 		Version:   Version,
 		Board:     board(),
 		UptimeMs:  uint64(Uptime().Milliseconds()),
 		Developer: d.developer.Load(),
 	}
 	d.mu.Lock()
-	status.Address = d.address
+	reply.Address = d.address
 	for _, s := range d.stages {
-		status.Stages = append(status.Stages, &api.Stage{Name: s.Name, DoneMs: uint64(s.Done.Milliseconds()), Trouble: s.Trouble})
+		reply.Stages = append(reply.Stages, &api.Stage{Name: s.Name, DoneMs: uint64(s.Done.Milliseconds()), Trouble: s.Trouble})
 	}
 	d.mu.Unlock()
 	self := supervise.Status{Name: "init", PID: os.Getpid()}
@@ -89,9 +99,9 @@ func (d *device) Status(context.Context, *api.DeviceStatusRequest) (*api.DeviceS
 			// A process that has just ended has no memory to report.
 			service.MemoryKib, _ = supervise.Memory(s.PID)
 		}
-		status.Services = append(status.Services, service)
+		reply.Services = append(reply.Services, service)
 	}
-	return status, nil
+	return reply, nil
 }
 
 // Logs implements [api.DeviceServer].
@@ -101,6 +111,45 @@ func (d *device) Logs(_ context.Context, r *api.LogsRequest) (*api.LogsReply, er
 		n = 50
 	}
 	return &api.LogsReply{Lines: d.log.Last(n)}, nil
+}
+
+// Follow implements [api.DeviceServer]. Whoever follows takes the serial line over
+// from PID 1, so only the console may.
+func (d *device) Follow(stream grpc.BidiStreamingServer[api.FollowRequest, api.LogLine]) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	if who, ok := api.CallerOf(ctx); !ok || who.UID != api.UIDConsole {
+		return status.Error(codes.PermissionDenied, "only the console shows the log")
+	}
+	follower, err := d.log.Follow(ctx)
+	if err != nil {
+		return status.FromContextError(err).Err()
+	}
+	defer follower.Close()
+	if err := stream.SendHeader(nil); err != nil { // tells that the line is free
+		return err
+	}
+	go func() { // ends with the stream, and that when this function returns
+		defer cancel()
+		for {
+			if _, err := stream.Recv(); err != nil {
+				return
+			}
+			follower.Shown()
+		}
+	}()
+	for {
+		line, err := follower.Next(ctx)
+		if errors.Is(err, journal.ErrReplaced) {
+			return status.Error(codes.Aborted, err.Error())
+		}
+		if err != nil {
+			return nil
+		}
+		if err := stream.Send(&api.LogLine{Text: line}); err != nil {
+			return err
+		}
+	}
 }
 
 // PowerOff implements [api.DeviceServer]. The answer leaves before the caller is

@@ -1,12 +1,21 @@
 package boot
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
 
 	"hearth/initramfs/journal"
 	"hearth/initramfs/supervise"
@@ -33,18 +42,18 @@ func TestStatusTellsWhatBecameOfTheStages(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d.setAddress(c.address)
-			status, err := d.Status(t.Context(), &api.DeviceStatusRequest{})
+			reply, err := d.Status(t.Context(), &api.DeviceStatusRequest{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			var stages []string
-			for _, s := range status.Stages {
+			for _, s := range reply.Stages {
 				stages = append(stages, fmt.Sprintf("%s %d %s", s.Name, s.DoneMs, s.Trouble))
 			}
-			if got := strings.Join(stages, ", "); got != c.stages || status.Address != c.address {
-				t.Errorf("address %q, stages %q; want %q, %q", status.Address, got, c.address, c.stages)
+			if got := strings.Join(stages, ", "); got != c.stages || reply.Address != c.address {
+				t.Errorf("address %q, stages %q; want %q, %q", reply.Address, got, c.address, c.stages)
 			}
-			if s := status.Services[0]; s.Name != "init" || int(s.Pid) != os.Getpid() || s.MemoryKib == 0 {
+			if s := reply.Services[0]; s.Name != "init" || int(s.Pid) != os.Getpid() || s.MemoryKib == 0 {
 				t.Errorf("first service %v", s)
 			}
 		})
@@ -83,6 +92,137 @@ func TestPowerOffPassesOnWhatWasAsked(t *testing.T) {
 			t.Errorf("log %q", line)
 		}
 	}
+}
+
+// calledBy serves d to a caller and returns the client.
+func calledBy(t *testing.T, d *device, uid uint32) api.DeviceClient {
+	t.Helper()
+	l := bufconn.Listen(1 << 16)
+	server := grpc.NewServer(grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+		return next(srv, callerStream{stream, api.WithCaller(stream.Context(), api.Caller{UID: uid})})
+	}))
+	api.RegisterDeviceServer(server, d)
+	go server.Serve(l)
+	conn, err := grpc.NewClient("passthrough:///device", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conn.Close()
+		server.Stop()
+	})
+	return api.NewDeviceClient(conn)
+}
+
+type callerStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s callerStream) Context() context.Context { return s.ctx }
+
+// writes is a serial line; one Write is one line.
+type writes chan string
+
+func (w writes) Write(p []byte) (int, error) { w <- string(p); return len(p), nil }
+
+func TestTheConsoleTakesTheLogOverAndGivesItBack(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	d, log := testDevice()
+	serial := make(writes, 10)
+	go log.Attach(ctx, serial)
+	log.Say("stage", "before")
+	if got := <-serial; got != "[   0.000] stage: before\r\n" {
+		t.Errorf("written %q", got)
+	}
+	for _, uid := range []uint32{api.UIDPanel, 1000} {
+		stream, err := calledBy(t, d, uid).Follow(ctx)
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		if status.Code(err) != codes.PermissionDenied {
+			t.Errorf("user %d: %v", uid, err)
+		}
+	}
+
+	streamCtx, crash := context.WithCancel(ctx)
+	stream, err := calledBy(t, d, api.UIDConsole).Follow(streamCtx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h, err := stream.Header(); err != nil || h == nil {
+		t.Fatalf("header %v, %v", h, err)
+	}
+	for _, text := range []string{"one", "two"} {
+		log.Say("stage", "%s", text)
+		if line, err := stream.Recv(); err != nil || line.Text != "[   0.000] stage: "+text {
+			t.Errorf("line %v, %v", line, err)
+		}
+	}
+	if err := stream.Send(&api.FollowRequest{}); err != nil { // "one" is on the line
+		t.Fatal(err)
+	}
+	log.Say("stage", "three")
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	if len(serial) > 0 {
+		t.Errorf("written past the console: %q", <-serial)
+	}
+	crash()
+	got := strings.TrimPrefix(<-serial, "\r\n")
+	if strings.HasSuffix(got, "one\r\n") { // the confirmation may be lost with the stream
+		got = <-serial
+	}
+	if got += <-serial; got != "[   0.000] stage: two\r\n[   0.000] stage: three\r\n" {
+		t.Errorf("after the console's end: %q", got)
+	}
+}
+
+func TestPowerOffWaitsForThoseWhoWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, log := testDevice()
+		p := &power{log: log, services: d.services, background: newTasks()}
+		written := false
+		p.background.Go(func(ctx context.Context) {
+			<-ctx.Done()
+			time.Sleep(goodbye - time.Second) // a slow card
+			written = true
+		})
+		p.quiet()
+		if !written {
+			t.Error("it did not wait")
+		}
+		p.background.Go(func(context.Context) { t.Error("something new was begun") })
+		synctest.Wait()
+	})
+	synctest.Test(t, func(t *testing.T) {
+		d, log := testDevice()
+		p := &power{log: log, services: d.services, background: newTasks()}
+		forever := make(chan struct{})
+		p.background.Go(func(context.Context) { <-forever })
+		p.quiet()
+		if line := log.Last(1)[0]; !strings.Contains(line, "still at work") {
+			t.Errorf("log %q", line)
+		}
+		close(forever)
+	})
+}
+
+func TestASearchEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if poll(ctx, time.Hour, func() bool { return false }) {
+			t.Error("it found something")
+		}
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("it searched for %v", took)
+		}
+	})
 }
 
 func TestAnImageWithoutModulesIsFine(t *testing.T) {

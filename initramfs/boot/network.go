@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
@@ -25,24 +26,19 @@ const (
 )
 
 // network gets an address by DHCP on the first interface that is offered one, and
-// keeps it. It only fails when nothing answered for a while; the search then goes
-// on, and address is told whenever there is one ("" when it is lost).
-func network(ctx context.Context, address func(string), say Say) error {
+// keeps it, in one of the background tasks. It only fails when nothing answered for
+// a while; the search then goes on, and address is told whenever there is one ("" when
+// it is lost).
+func network(ctx context.Context, background *tasks, address func(string), say Say) error {
 	if lo, err := netlink.LinkByName("lo"); err == nil {
 		if err := netlink.LinkSetUp(lo); err != nil {
 			return fmt.Errorf("loopback: %w", err)
 		}
 	}
 	first := make(chan struct{})
-	go func() {
-		var once bool
-		keepLease(ctx, address, say, func() {
-			if !once {
-				once = true
-				close(first)
-			}
-		})
-	}()
+	background.Go(func(ctx context.Context) {
+		keepLease(ctx, address, say, sync.OnceFunc(func() { close(first) }))
+	})
 	select {
 	case <-first:
 		return nil
@@ -74,7 +70,9 @@ func keepLease(ctx context.Context, address func(string), say Say, got func()) {
 		got()
 		for {
 			half := max(lease.ACK.IPAddressLeaseTime(time.Hour)/2, 30*time.Second)
-			sleep(ctx, half)
+			if sleep(ctx, half); ctx.Err() != nil {
+				return
+			}
 			again, _ := askAll(ctx, longestAnswer, say)
 			if again == nil || !again.ACK.YourIPAddr.Equal(lease.ACK.YourIPAddr) {
 				break
@@ -106,7 +104,7 @@ func askAll(ctx context.Context, wait time.Duration, say Say) (*nclient4.Lease, 
 			}
 		}
 		// Without a carrier a question would go nowhere and cost its whole wait.
-		if !poll(wait, func() bool { return carrier(a.Name) }) {
+		if !poll(ctx, wait, func() bool { return carrier(a.Name) }) {
 			asked = true
 			continue
 		}

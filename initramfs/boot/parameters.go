@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -11,14 +12,14 @@ type Parameters struct {
 	SeedPin   string // hearth.seed-pin=HEX: SHA-256 of the seed's certificate
 	Gateway   string // hearth.gateway=PREFIX=ADDRESS: see the node's flag of that name
 	Public    string // hearth.public=IP:PORT: the node's address as others reach it
-	Developer bool   // hearth.developer: run without a TPM, and say so everywhere
+	Developer bool   // hearth.developer, or the same =1, =yes, =true: run without a TPM, and say so everywhere
 	Serial    string // hearth.serial=ttyS0; without it, the last console= that names a real line
 	Baud      int    // from console=ttyS0,115200; 115200 when it is not said
 }
 
 // ParseParameters reads a kernel command line. What it does not know belongs to
 // the kernel and is passed over. A later word wins over an earlier one.
-func ParseParameters(line string) Parameters {
+func ParseParameters(line string, say Say) Parameters {
 	p := Parameters{Baud: 115200}
 	var console string
 	for word := range strings.FieldsSeq(line) {
@@ -33,7 +34,11 @@ func ParseParameters(line string) Parameters {
 		case "hearth.public":
 			p.Public = value
 		case "hearth.developer":
-			p.Developer = value != "0" && value != "n"
+			// Protection goes only when that is what was clearly asked for.
+			_, given := strings.CutPrefix(word, "hearth.developer=")
+			if p.Developer = !given || slices.Contains([]string{"1", "yes", "true"}, value); !p.Developer {
+				say("%s: developer mode is off, it takes 1, yes or true", word)
+			}
 		case "hearth.serial":
 			p.Serial = strings.TrimPrefix(value, "/dev/")
 		case "console":

@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -22,7 +23,7 @@ func TestParseParameters(t *testing.T) {
 			},
 		},
 		{name: "developer mode", line: "hearth.developer", want: Parameters{Developer: true, Baud: 115200}},
-		{name: "developer mode switched off", line: "hearth.developer=0", want: Parameters{Baud: 115200}},
+		{name: "developer mode, in other words", line: "hearth.developer=no hearth.developer=yes", want: Parameters{Developer: true, Baud: 115200}},
 		{name: "the speed with parity and bits behind it", line: "console=ttyS0,9600n8", want: Parameters{Serial: "ttyS0", Baud: 9600}},
 		{name: "the last of several consoles", line: "console=ttyS1 console=ttyS0,57600", want: Parameters{Serial: "ttyS0", Baud: 57600}},
 		{name: "a console that is no serial line", line: "console=hvc0 console=ttyS0 console=null", want: Parameters{Serial: "ttyS0", Baud: 115200}},
@@ -31,10 +32,27 @@ func TestParseParameters(t *testing.T) {
 		{name: "a speed that is none", line: "console=ttyS0,fast", want: Parameters{Serial: "ttyS0", Baud: 115200}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := ParseParameters(c.line); got != c.want {
+			if got := ParseParameters(c.line, func(string, ...any) {}); got != c.want {
 				t.Errorf("got  %+v\nwant %+v", got, c.want)
 			}
 		})
+	}
+}
+
+func TestDeveloperModeIsOnOnlyInClearWords(t *testing.T) {
+	for value, on := range map[string]bool{
+		"": true, "=1": true, "=yes": true, "=true": true,
+		"=": false, "=0": false, "=n": false, "=no": false, "=off": false, "=false": false, "=2": false, "=YES": false, "=1,": false,
+	} {
+		word := "hearth.developer" + value
+		var said []string
+		p := ParseParameters("hearth.developer "+word, func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) })
+		if p.Developer != on {
+			t.Errorf("%s: developer mode %v", word, p.Developer)
+		}
+		if on && len(said) > 0 || !on && (len(said) != 1 || !strings.HasPrefix(said[0], word+": ")) {
+			t.Errorf("%s: it said %q", word, said)
+		}
 	}
 }
 
@@ -42,7 +60,7 @@ func FuzzParseParameters(f *testing.F) {
 	f.Add("console=ttyS0,115200 hearth.developer=1 hearth.serial=x")
 	f.Add("console=tty,99999999999999999999 =")
 	f.Fuzz(func(t *testing.T, line string) {
-		p := ParseParameters(line)
+		p := ParseParameters(line, func(string, ...any) {})
 		if p.Baud <= 0 || strings.Contains(p.Serial, "/") {
 			t.Errorf("%+v", p)
 		}
@@ -62,7 +80,7 @@ func TestServices(t *testing.T) {
 			want: "panel|-virtual /dev/vport1p1;console|-serial /dev/ttyS0 -baud 9600;" +
 				"vault|-tpm /dev/tpmrm0 -api /run/hearth/vault/vault.sock;" +
 				"node|-public 127.0.200.1:22300 -vault /run/hearth/vault.sock -api /run/hearth/node/node.sock -seed https://s/json_rpc -seed-pin ab -gateway 127.0.0.0/8=10.0.2.2;" +
-				"messenger|-api /run/hearth/messenger/messenger.sock -seed https://s/json_rpc -seed-pin ab -gateway 127.0.0.0/8=10.0.2.2",
+				"messenger|-node /run/hearth/node.sock -api /run/hearth/messenger/messenger.sock -seed https://s/json_rpc -seed-pin ab -gateway 127.0.0.0/8=10.0.2.2",
 		},
 		{name: "neither screen nor serial line nor network", p: Parameters{}, want: "vault|;messenger|"},
 		{name: "developer mode", p: Parameters{Developer: true}, want: "vault|-developer;messenger|"},

@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,23 +16,29 @@ import (
 
 // power ends the appliance in order.
 type power struct {
-	log       *journal.Journal
-	services  *supervise.Supervisor
-	saveClock atomic.Bool // the clock stage has been there
-	once      sync.Once
+	log        *journal.Journal
+	services   *supervise.Supervisor
+	background *tasks
+	once       sync.Once
+}
+
+// goodbye is how long power off waits for PID 1's own tasks.
+const goodbye = 5 * time.Second
+
+// quiet ends all who write to the disk.
+func (p *power) quiet() {
+	p.log.Say("power", "stopping the services")
+	p.services.Stop()
+	if !p.background.end(goodbye) {
+		p.log.Say("power", "something is still at work after %s", goodbye)
+	}
 }
 
 // off stops the services, writes everything to disk and switches off or
 // restarts. It does not return.
 func (p *power) off(restart bool) {
 	p.once.Do(func() {
-		p.log.Say("power", "stopping the services")
-		p.services.Stop()
-		if p.saveClock.Load() {
-			if err := saveClock(filepath.Join(DataFolder, clockFile), time.Now()); err != nil {
-				p.log.Say("power", "clock not saved: %v", err)
-			}
-		}
+		p.quiet()
 		unix.Sync()
 		if err := unix.Unmount(DataFolder, 0); err != nil && err != unix.EINVAL { // EINVAL: was not mounted
 			p.log.Say("power", "unmount %s: %v", DataFolder, err)

@@ -58,19 +58,25 @@ func keyServices(p Parameters, say Say) []supervise.Service {
 		vault = append(vault, "-developer")
 	}
 	list := []supervise.Service{service(p, "vault", api.UIDVault, 24, vault...)}
+	messenger := []string{"-dir", DataFolder + "/messenger", "-vault", socket("vault")}
 	if p.Public == "" {
 		say("hearth.public is not set: no service node, nobody could reach it")
 	} else {
-		list = append(list, service(p, "node", api.UIDNode, 48, append([]string{"-dir", DataFolder + "/node", "-listen", ":22021",
+		list = append(list, service(p, "node", api.UIDNode, 64, append([]string{"-dir", DataFolder + "/node", "-listen", ":22021",
 			"-public", p.Public, "-vault", socket("vault"), "-api", ownSocket("node")}, seed...)...))
+		messenger = append(messenger, "-node", socket("node"))
 	}
-	list = append(list, service(p, "messenger", api.UIDMessenger, 32, append([]string{"-dir", DataFolder + "/messenger",
-		"-vault", socket("vault"), "-api", ownSocket("messenger")}, seed...)...))
+	messenger = append(append(messenger, "-api", ownSocket("messenger")), seed...)
+	list = append(list, service(p, "messenger", api.UIDMessenger, 32, messenger...))
 	for i := range list {
 		list[i].Nice = patient
 	}
 	return list
 }
+
+// LogVariable names the variable that tells a role where its log goes: for the
+// value "journal" it logs with the handler of package journal.
+const LogVariable = "HEARTH_LOG"
 
 // service describes one role of this program. memory, in MiB, is where the Go
 // runtime begins to collect harder; it is no hard limit.
@@ -84,6 +90,7 @@ func service(p Parameters, name string, uid uint32, memory int, args ...string) 
 		Env: []string{
 			"GOMEMLIMIT=" + strconv.Itoa(memory) + "MiB", "GOGC=50", "GOMAXPROCS=2", "GOTRACEBACK=" + trace,
 			"HOME=/", "TMPDIR=/tmp", "TERM=vt100",
+			LogVariable + "=journal",
 		},
 	}
 }

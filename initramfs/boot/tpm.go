@@ -20,12 +20,12 @@ var ErrNoTPM = errors.New("no TPM found: the keys of this device could not be se
 
 // findTPM waits for the TPM and gives it to the vault alone. In developer mode it
 // may be missing.
-func findTPM(_ context.Context, developer bool, say Say) error {
+func findTPM(ctx context.Context, developer bool, say Say) error {
 	limit := 10 * time.Second // a chip on SPI or I2C takes a while
 	if developer {
 		limit = time.Second
 	}
-	if !poll(limit, func() bool { return exists(tpmDevice) }) {
+	if !poll(ctx, limit, func() bool { return exists(tpmDevice) }) {
 		if developer {
 			say("none found: DEVELOPER MODE, nothing protects the keys on the disk")
 			return nil

@@ -2,21 +2,29 @@
 // serial line.
 //
 // Lines come in through Say (PID 1's own words), and through a Source for each
-// service, which takes what the service writes to its standard output and error.
-// They leave through Last, for whoever looks at the log on the device, and on the
-// console that is given to Attach. Nothing is ever written to disk.
+// service, which takes what the service writes to its standard output and error;
+// services log with the Handler of this package. Lines leave through Last, for
+// whoever looks at the log on the device, and to the console. Nothing is ever
+// written to disk.
 //
 // The console is slow (11 kB/s at 115200 baud) and somebody types on it. So a
 // service's ordinary lines stay in the ring, only warnings and worse are shown,
 // and not more than a few a second; and no line ever makes its writer wait.
+//
+// Only one process may write to the serial line at a time, or a line of the log
+// would tear apart what somebody types, who could then not see what they send.
+// While a console process is there, it shows the lines too: it takes them from a
+// Follower. Before it comes, after it ended, and for lines that it took and did
+// not show, there is the writer given to Attach.
 package journal
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -32,66 +40,148 @@ const (
 	every = time.Second // and how often one more may appear after that
 )
 
+// ErrReplaced is what a Follower gets when another has taken its place.
+var ErrReplaced = errors.New("another console shows the log")
+
 // Journal keeps the newest lines. The zero value is not usable, see New.
 type Journal struct {
 	uptime func() time.Duration
-	prompt atomic.Bool
 
 	mu      sync.Mutex
 	ring    []string
 	next    int // where in the ring the next line goes, once it is full
-	console chan shown
 	dropped int // lines the console was too slow for, since the last that got through
-}
 
-// shown is a line on its way to the console, or a mark that tells Drain that all
-// lines before it are there.
-type shown struct {
-	text    string
-	written chan struct{}
+	show     []string      // lines for the console, oldest first, until they are on it
+	taken    int           // of these, how many the follower has
+	follower *Follower     // nil while Attach's writer shows the lines
+	writing  bool          // that writer is at the first line
+	torn     bool          // a console process was there and may have left a prompt
+	change   chan struct{} // closed and replaced when any of these changes
 }
 
 // New makes a journal of the newest capacity lines. uptime stamps them.
 func New(capacity int, uptime func() time.Duration) *Journal {
-	return &Journal{uptime: uptime, ring: make([]string, 0, capacity), console: make(chan shown, backlog)}
+	return &Journal{uptime: uptime, ring: make([]string, 0, capacity), change: make(chan struct{})}
 }
 
-// Attach starts to write the lines for the console to w, each with one Write, and
-// with them those that were said before. It may be called once; it ends with the
-// process.
-func (j *Journal) Attach(w io.Writer) {
-	go func() {
-		for line := range j.console {
-			if line.written != nil {
-				close(line.written)
-				continue
-			}
-			text := line.text + "\r\n" // in raw mode "\n" alone only goes down
-			if j.prompt.Load() {
-				text = "\r\x1b[K" + text
-			}
-			io.WriteString(w, text)
+// changed wakes all who wait; j.mu is held.
+func (j *Journal) changed() {
+	close(j.change)
+	j.change = make(chan struct{})
+}
+
+// await waits until ready reports true, as long as ctx allows. j.mu is held, and
+// is while ready runs.
+func (j *Journal) await(ctx context.Context, ready func() bool) error {
+	for !ready() {
+		change := j.change
+		j.mu.Unlock()
+		select {
+		case <-change:
+		case <-ctx.Done():
 		}
-	}()
+		j.mu.Lock()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
-// Prompt tells that from now on somebody is asked for input on the console: each
-// line then first takes away what stands in the line of the cursor.
-func (j *Journal) Prompt() { j.prompt.Store(true) }
+// Attach writes the lines for the console to w while nobody follows, each with
+// one Write, those that were said before too. It may be called once, and returns
+// when ctx ends.
+func (j *Journal) Attach(ctx context.Context, w io.Writer) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for {
+		if j.await(ctx, func() bool { return j.follower == nil && len(j.show) > 0 }) != nil {
+			return
+		}
+		text := j.show[0] + "\r\n" // in raw mode "\n" alone only goes down
+		if j.torn {
+			text = "\r\n" + text
+		}
+		j.writing, j.torn = true, false
+		j.mu.Unlock()
+		io.WriteString(w, text)
+		j.mu.Lock()
+		j.writing = false
+		j.show = j.show[1:]
+		j.changed()
+	}
+}
+
+// Follower is who shows the lines instead of Attach's writer.
+type Follower struct{ j *Journal }
+
+// Follow takes over the console: when it returns, the line that was being written
+// is there, and no other follows until the Follower is closed. One that follows
+// already gets ErrReplaced.
+func (j *Journal) Follow(ctx context.Context) (*Follower, error) {
+	f := &Follower{j}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.follower, j.taken, j.torn = f, 0, true
+	j.changed()
+	if err := j.await(ctx, func() bool { return !j.writing || j.follower != f }); err != nil {
+		f.close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Next waits for a line to show.
+func (f *Follower) Next(ctx context.Context) (string, error) {
+	j := f.j
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.await(ctx, func() bool { return j.follower != f || j.taken < len(j.show) }); err != nil {
+		return "", err
+	}
+	if j.follower != f {
+		return "", ErrReplaced
+	}
+	j.taken++
+	return j.show[j.taken-1], nil
+}
+
+// Shown says that the oldest line of those that Next gave is on the console. A
+// line of which that is not said goes there another way when the Follower is
+// closed.
+func (f *Follower) Shown() {
+	j := f.j
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.follower == f && j.taken > 0 {
+		j.show = j.show[1:]
+		j.taken--
+		j.changed()
+	}
+}
+
+// Close gives the console back.
+func (f *Follower) Close() {
+	f.j.mu.Lock()
+	defer f.j.mu.Unlock()
+	f.close()
+}
+
+func (f *Follower) close() {
+	if f.j.follower == f {
+		f.j.follower, f.j.taken = nil, 0
+		f.j.changed()
+	}
+}
 
 // Drain waits until everything said so far is on the console, at most for limit.
 func (j *Journal) Drain(limit time.Duration) {
-	timeout := time.After(limit)
-	mark := shown{written: make(chan struct{})}
-	select {
-	case j.console <- mark:
-	case <-timeout:
-		return
-	}
-	select {
-	case <-mark.written:
-	case <-timeout:
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	_ = j.await(ctx, func() bool { return len(j.show) == 0 }) // too slow: then without the rest
 }
 
 // Say writes a line of PID 1, to the ring and to the console. from names the
@@ -119,18 +209,18 @@ func (j *Journal) add(from, text string, show bool) {
 		j.ring[j.next] = line
 		j.next = (j.next + 1) % len(j.ring)
 	}
-	if !show {
+	switch {
+	case !show:
 		return
-	}
-	if j.dropped > 0 {
-		line = fmt.Sprintf("(%d lines left out, the console is slow)\r\n%s", j.dropped, line)
-	}
-	select {
-	case j.console <- shown{text: line}:
-		j.dropped = 0
-	default:
+	case len(j.show) >= backlog:
 		j.dropped++
+		return
+	case j.dropped > 0:
+		j.show = append(j.show, fmt.Sprintf("(%d lines left out, the console is slow)", j.dropped))
+		j.dropped = 0
 	}
+	j.show = append(j.show, line)
+	j.changed()
 }
 
 // clean makes a line harmless to show on a terminal, whatever a stranger put into
@@ -152,76 +242,4 @@ func clean(text string) string {
 		}
 		return r
 	}, text)
-}
-
-// Source takes the lines of one service. It is an io.Writer for the service's
-// output; bytes after the last newline wait for more.
-type Source struct {
-	j    *Journal
-	name string
-
-	mu      sync.Mutex
-	partial []byte
-	skip    bool // the rest of an overlong line, up to its end
-	tokens  int
-	refill  time.Time
-	silent  int // lines not shown, since the last shown one
-}
-
-// Source makes the sink for the lines of a service.
-func (j *Journal) Source(name string) *Source {
-	return &Source{j: j, name: name, tokens: burst, refill: time.Now()}
-}
-
-// Write takes a piece of the service's output. It never fails and never blocks.
-func (s *Source) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, b := range p {
-		switch {
-		case b == '\n':
-			s.flush()
-			s.skip = false
-		case s.skip:
-		default:
-			if s.partial = append(s.partial, b); len(s.partial) > MaxLine {
-				s.flush()
-				s.skip = true
-			}
-		}
-	}
-	return len(p), nil
-}
-
-func (s *Source) flush() {
-	text := strings.TrimRight(string(s.partial), "\r ")
-	s.partial = s.partial[:0]
-	if text == "" {
-		return
-	}
-	show := !ordinary(text)
-	if show {
-		now := time.Now()
-		if more := int(now.Sub(s.refill) / every); more > 0 {
-			s.tokens = min(burst, s.tokens+more)
-			s.refill = s.refill.Add(time.Duration(more) * every)
-		}
-		if s.tokens == 0 {
-			s.silent++
-			show = false
-		} else {
-			s.tokens--
-			if s.silent > 0 {
-				s.j.add(s.name, fmt.Sprintf("(%d lines only in the log)", s.silent), true)
-				s.silent = 0
-			}
-		}
-	}
-	s.j.add(s.name, text, show)
-}
-
-// ordinary tells the lines of slog's text handler that need nobody's attention.
-// A line without a level, the trace of a crash for example, does need it.
-func ordinary(text string) bool {
-	return strings.Contains(text, "level=INFO ") || strings.Contains(text, "level=DEBUG ")
 }

@@ -1,8 +1,11 @@
 package journal
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -80,68 +83,178 @@ func (c console) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// attached is a journal whose lines go to the console until the test's bubble ends.
+func attached(t *testing.T, capacity, room int) (*Journal, console) {
+	j, shown := New(capacity, fixedUptime), make(console, room)
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	go j.Attach(ctx, shown)
+	return j, shown
+}
+
 func TestTheConsoleShowsWarningsAndSparesTheRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		j := New(1000, fixedUptime)
-		shown := make(console, 1000)
-		j.Attach(shown)
-		defer close(j.console)
+		j, shown := attached(t, 1000, 1000)
 		s := j.Source("node")
-		fmt.Fprintln(s, `time=… level=INFO msg="nobody needs to see this"`)
-		fmt.Fprintln(s, `time=… level=WARN msg=careful`)
+		log := slog.New(NewHandler(s, slog.LevelDebug))
+		log.Info("nobody needs to see this")
+		log.Debug("nor this")
+		log.Warn("careful", "reason", "it's hot", "group", slog.GroupValue(slog.Int("n", 1)))
+		log.With("id", 7).WithGroup("g").Error("two\nlines", "a", "b")
 		synctest.Wait()
-		if got := <-shown; !strings.Contains(got, "careful") {
-			t.Fatalf("shown first: %q", got)
+		for _, want := range []string{
+			`[   1.234] node: WARN careful reason="it's hot" group.n=1`,
+			`[   1.234] node: ERROR two lines id=7 g.a=b`,
+		} {
+			if got := <-shown; got != want {
+				t.Errorf("shown %q, want %q", got, want)
+			}
 		}
+		for i, want := range []string{"[   1.234] node: nobody needs to see this", "[   1.234] node: DEBUG nor this"} {
+			if got := strings.TrimRight(j.Last(10)[i], " "); got != want {
+				t.Errorf("in the log: %q, want %q", got, want)
+			}
+		}
+		time.Sleep(time.Minute) // of the bubble's clock
 		for range 100 {
 			fmt.Fprintln(s, "panic: the same again")
 		}
 		synctest.Wait()
-		if got := len(shown); got != burst-1 {
-			t.Errorf("%d lines shown of a flood, want %d", got, burst-1)
+		if got := len(shown); got != burst {
+			t.Errorf("%d lines shown of a flood, want %d", got, burst)
 		}
 		for len(shown) > 0 {
 			<-shown
 		}
-		time.Sleep(every) // of the bubble's clock
+		time.Sleep(every)
 		fmt.Fprintln(s, "one more")
 		synctest.Wait()
-		if got := <-shown; !strings.Contains(got, fmt.Sprintf("(%d lines only in the log)", 100-(burst-1))) {
+		if got := <-shown; !strings.Contains(got, fmt.Sprintf("(%d lines only in the log)", 100-burst)) {
 			t.Errorf("shown after the flood: %q", got)
 		}
 		if got := <-shown; !strings.Contains(got, "one more") {
 			t.Errorf("shown after the flood: %q", got)
 		}
-		if got := len(j.Last(1000)); got != 104 {
-			t.Errorf("%d lines in the log, want all 104", got)
+		if got := len(j.Last(1000)); got != 106 {
+			t.Errorf("%d lines in the log, want all 106", got)
 		}
 	})
 }
 
-func TestALineTakesAwayThePromptFirst(t *testing.T) {
+func TestTheHandlerLeavesOutWhatIsBelowItsLevel(t *testing.T) {
+	var out strings.Builder
+	log := slog.New(NewHandler(&out, slog.LevelInfo))
+	log.Debug("no")
+	log.Info("yes", "n", 1)
+	if out.String() != "<6>yes n=1\n" {
+		t.Errorf("written %q", out.String())
+	}
+}
+
+func TestLinesGoToTheOneWhoFollows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		j := New(10, fixedUptime)
-		shown := make(console, 10)
-		j.Attach(shown)
-		defer close(j.console)
-		j.Say("stage", "before")
-		synctest.Wait()
-		j.Prompt()
-		j.Say("stage", "after")
-		synctest.Wait()
-		for _, want := range []string{"[   1.234] stage: before", "\r\x1b[K[   1.234] stage: after"} {
-			if got := <-shown; got != want {
-				t.Errorf("shown %q, want %q", got, want)
+		j, shown := attached(t, 10, 10)
+		next := func(f *Follower, want string) {
+			t.Helper()
+			if got, err := f.Next(t.Context()); err != nil || got != "[   1.234] stage: "+want {
+				t.Errorf("got %q, %v; want %q", got, err, want)
 			}
+		}
+		direct := func(want string) {
+			t.Helper()
+			synctest.Wait()
+			select {
+			case got := <-shown:
+				if got != want {
+					t.Errorf("written %q, want %q", got, want)
+				}
+			default:
+				t.Errorf("not written: %q", want)
+			}
+		}
+		j.Say("stage", "before")
+		direct("[   1.234] stage: before")
+
+		f, err := j.Follow(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		j.Say("stage", "one")
+		j.Say("stage", "two")
+		j.Say("stage", "three")
+		next(f, "one")
+		next(f, "two")
+		f.Shown()
+		synctest.Wait()
+		if len(shown) > 0 {
+			t.Errorf("written beside the one who follows: %q", <-shown)
+		}
+
+		// A console that starts again takes over from what is left of the old one.
+		g, err := j.Follow(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if line, err := f.Next(t.Context()); !errors.Is(err, ErrReplaced) {
+			t.Errorf("the old one got %q, %v", line, err)
+		}
+		f.Shown()
+		f.Close()
+		next(g, "two")
+
+		// What was taken but not shown is not lost with the one who took it.
+		g.Close()
+		direct("\r\n[   1.234] stage: two")
+		direct("[   1.234] stage: three")
+		j.Say("stage", "after")
+		direct("[   1.234] stage: after")
+	})
+}
+
+func TestFollowingBeginsBehindTheLineBeingWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j, slow := attached(t, 10, 0)
+		j.Say("stage", "one")
+		j.Say("stage", "two")
+		synctest.Wait()
+		followed := make(chan *Follower)
+		go func() {
+			f, err := j.Follow(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			followed <- f
+		}()
+		synctest.Wait()
+		select {
+		case <-followed:
+			t.Error("it follows while a line is being written")
+		default:
+		}
+		<-slow
+		f := <-followed
+		if line, err := f.Next(t.Context()); err != nil || !strings.HasSuffix(line, "two") {
+			t.Errorf("got %q, %v", line, err)
+		}
+
+		j.Say("stage", "three")
+		f.Close()
+		synctest.Wait() // "two" is being written again
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := j.Follow(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("following a line that never ends: %v", err)
+		}
+		<-slow
+		if got := <-slow; !strings.HasSuffix(got, "three") {
+			t.Errorf("after the vain attempt: %q", got)
 		}
 	})
 }
 
 func TestAConsoleThatHangsStopsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		j := New(10, fixedUptime)
-		hanging := make(console)
-		j.Attach(hanging)
+		j, hanging := attached(t, 10, 0)
 		for i := range 2 * backlog {
 			j.Say("stage", "%d", i)
 		}
@@ -157,16 +270,18 @@ func TestAConsoleThatHangsStopsNobody(t *testing.T) {
 		}
 		j.Drain(time.Second)
 		j.Say("stage", "after")
-		if got := <-hanging; !strings.Contains(got, "lines left out") || !strings.HasSuffix(got, "after") {
+		if got := <-hanging; !strings.Contains(got, fmt.Sprintf("(%d lines left out", backlog)) {
 			t.Errorf("shown: %q", got)
 		}
-		close(j.console)
+		if got := <-hanging; !strings.HasSuffix(got, "after") {
+			t.Errorf("shown: %q", got)
+		}
 	})
 }
 
 func BenchmarkServiceLine(b *testing.B) {
 	s := New(1000, fixedUptime).Source("node")
-	line := []byte(`time=2026-11-26T01:55:57Z level=INFO msg="message stored" swarm=3 bytes=1024` + "\n")
+	line := []byte("<6>message stored swarm=3 bytes=1024\n")
 	b.ReportAllocs()
 	for b.Loop() {
 		s.Write(line)

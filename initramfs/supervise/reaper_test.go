@@ -177,7 +177,8 @@ func sceneNice() error {
 		service := self("wait")
 		service.Nice = nice
 		ready := make(chan struct{})
-		p, err := r.Launch(service, writerFunc(func(b []byte) { close(ready) }))
+		once := sync.OnceFunc(func() { close(ready) }) // output may come in pieces
+		p, err := r.Launch(service, writerFunc(func([]byte) { once() }))
 		if err != nil {
 			return err
 		}

@@ -373,6 +373,86 @@ func (x *LogsReply) GetLines() []string {
 	return nil
 }
 
+type FollowRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowRequest) Reset() {
+	*x = FollowRequest{}
+	mi := &file_device_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowRequest) ProtoMessage() {}
+
+func (x *FollowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_device_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
+func (*FollowRequest) Descriptor() ([]byte, []int) {
+	return file_device_proto_rawDescGZIP(), []int{6}
+}
+
+type LogLine struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"` // printable characters only
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogLine) Reset() {
+	*x = LogLine{}
+	mi := &file_device_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogLine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogLine) ProtoMessage() {}
+
+func (x *LogLine) ProtoReflect() protoreflect.Message {
+	mi := &file_device_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
+func (*LogLine) Descriptor() ([]byte, []int) {
+	return file_device_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *LogLine) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 type PowerOffRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Restart       bool                   `protobuf:"varint,1,opt,name=restart,proto3" json:"restart,omitempty"`
@@ -382,7 +462,7 @@ type PowerOffRequest struct {
 
 func (x *PowerOffRequest) Reset() {
 	*x = PowerOffRequest{}
-	mi := &file_device_proto_msgTypes[6]
+	mi := &file_device_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -394,7 +474,7 @@ func (x *PowerOffRequest) String() string {
 func (*PowerOffRequest) ProtoMessage() {}
 
 func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_device_proto_msgTypes[6]
+	mi := &file_device_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -407,7 +487,7 @@ func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOffRequest.ProtoReflect.Descriptor instead.
 func (*PowerOffRequest) Descriptor() ([]byte, []int) {
-	return file_device_proto_rawDescGZIP(), []int{6}
+	return file_device_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PowerOffRequest) GetRestart() bool {
@@ -425,7 +505,7 @@ type PowerOffReply struct {
 
 func (x *PowerOffReply) Reset() {
 	*x = PowerOffReply{}
-	mi := &file_device_proto_msgTypes[7]
+	mi := &file_device_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -437,7 +517,7 @@ func (x *PowerOffReply) String() string {
 func (*PowerOffReply) ProtoMessage() {}
 
 func (x *PowerOffReply) ProtoReflect() protoreflect.Message {
-	mi := &file_device_proto_msgTypes[7]
+	mi := &file_device_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -450,7 +530,7 @@ func (x *PowerOffReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOffReply.ProtoReflect.Descriptor instead.
 func (*PowerOffReply) Descriptor() ([]byte, []int) {
-	return file_device_proto_rawDescGZIP(), []int{7}
+	return file_device_proto_rawDescGZIP(), []int{9}
 }
 
 var File_device_proto protoreflect.FileDescriptor
@@ -481,13 +561,17 @@ const file_device_proto_rawDesc = "" +
 	"\vLogsRequest\x12\x14\n" +
 	"\x05lines\x18\x01 \x01(\rR\x05lines\"!\n" +
 	"\tLogsReply\x12\x14\n" +
-	"\x05lines\x18\x01 \x03(\tR\x05lines\"+\n" +
+	"\x05lines\x18\x01 \x03(\tR\x05lines\"\x0f\n" +
+	"\rFollowRequest\"\x1d\n" +
+	"\aLogLine\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"+\n" +
 	"\x0fPowerOffRequest\x12\x18\n" +
 	"\arestart\x18\x01 \x01(\bR\arestart\"\x0f\n" +
-	"\rPowerOffReply2\xb1\x01\n" +
+	"\rPowerOffReply2\xe7\x01\n" +
 	"\x06Device\x12;\n" +
 	"\x06Status\x12\x1b.hearth.DeviceStatusRequest\x1a\x14.hearth.DeviceStatus\x12.\n" +
-	"\x04Logs\x12\x13.hearth.LogsRequest\x1a\x11.hearth.LogsReply\x12:\n" +
+	"\x04Logs\x12\x13.hearth.LogsRequest\x1a\x11.hearth.LogsReply\x124\n" +
+	"\x06Follow\x12\x15.hearth.FollowRequest\x1a\x0f.hearth.LogLine(\x010\x01\x12:\n" +
 	"\bPowerOff\x12\x17.hearth.PowerOffRequest\x1a\x15.hearth.PowerOffReplyB\x11Z\x0fhearth/node/apib\x06proto3"
 
 var (
@@ -502,7 +586,7 @@ func file_device_proto_rawDescGZIP() []byte {
 	return file_device_proto_rawDescData
 }
 
-var file_device_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_device_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_device_proto_goTypes = []any{
 	(*DeviceStatusRequest)(nil), // 0: hearth.DeviceStatusRequest
 	(*DeviceStatus)(nil),        // 1: hearth.DeviceStatus
@@ -510,20 +594,24 @@ var file_device_proto_goTypes = []any{
 	(*Service)(nil),             // 3: hearth.Service
 	(*LogsRequest)(nil),         // 4: hearth.LogsRequest
 	(*LogsReply)(nil),           // 5: hearth.LogsReply
-	(*PowerOffRequest)(nil),     // 6: hearth.PowerOffRequest
-	(*PowerOffReply)(nil),       // 7: hearth.PowerOffReply
+	(*FollowRequest)(nil),       // 6: hearth.FollowRequest
+	(*LogLine)(nil),             // 7: hearth.LogLine
+	(*PowerOffRequest)(nil),     // 8: hearth.PowerOffRequest
+	(*PowerOffReply)(nil),       // 9: hearth.PowerOffReply
 }
 var file_device_proto_depIdxs = []int32{
 	2, // 0: hearth.DeviceStatus.stages:type_name -> hearth.Stage
 	3, // 1: hearth.DeviceStatus.services:type_name -> hearth.Service
 	0, // 2: hearth.Device.Status:input_type -> hearth.DeviceStatusRequest
 	4, // 3: hearth.Device.Logs:input_type -> hearth.LogsRequest
-	6, // 4: hearth.Device.PowerOff:input_type -> hearth.PowerOffRequest
-	1, // 5: hearth.Device.Status:output_type -> hearth.DeviceStatus
-	5, // 6: hearth.Device.Logs:output_type -> hearth.LogsReply
-	7, // 7: hearth.Device.PowerOff:output_type -> hearth.PowerOffReply
-	5, // [5:8] is the sub-list for method output_type
-	2, // [2:5] is the sub-list for method input_type
+	6, // 4: hearth.Device.Follow:input_type -> hearth.FollowRequest
+	8, // 5: hearth.Device.PowerOff:input_type -> hearth.PowerOffRequest
+	1, // 6: hearth.Device.Status:output_type -> hearth.DeviceStatus
+	5, // 7: hearth.Device.Logs:output_type -> hearth.LogsReply
+	7, // 8: hearth.Device.Follow:output_type -> hearth.LogLine
+	9, // 9: hearth.Device.PowerOff:output_type -> hearth.PowerOffReply
+	6, // [6:10] is the sub-list for method output_type
+	2, // [2:6] is the sub-list for method input_type
 	2, // [2:2] is the sub-list for extension type_name
 	2, // [2:2] is the sub-list for extension extendee
 	0, // [0:2] is the sub-list for field type_name
@@ -540,7 +628,7 @@ func file_device_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_device_proto_rawDesc), len(file_device_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

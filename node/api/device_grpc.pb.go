@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Device_Status_FullMethodName   = "/hearth.Device/Status"
 	Device_Logs_FullMethodName     = "/hearth.Device/Logs"
+	Device_Follow_FullMethodName   = "/hearth.Device/Follow"
 	Device_PowerOff_FullMethodName = "/hearth.Device/PowerOff"
 )
 
@@ -33,6 +34,12 @@ type DeviceClient interface {
 	Status(ctx context.Context, in *DeviceStatusRequest, opts ...grpc.CallOption) (*DeviceStatus, error)
 	// Logs gives the newest lines of the log ring, oldest first.
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (*LogsReply, error)
+	// Follow takes over the log lines that belong on the serial line, which PID 1
+	// writes there itself as long as nobody follows. The header of the answer comes
+	// when the line is free. Each line that was shown is confirmed with a request;
+	// what was not is shown by PID 1 when the stream ends. Only for the console; a
+	// second call ends the first.
+	Follow(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FollowRequest, LogLine], error)
 	// PowerOff stops the services in order and switches off (or restarts).
 	PowerOff(ctx context.Context, in *PowerOffRequest, opts ...grpc.CallOption) (*PowerOffReply, error)
 }
@@ -65,6 +72,19 @@ func (c *deviceClient) Logs(ctx context.Context, in *LogsRequest, opts ...grpc.C
 	return out, nil
 }
 
+func (c *deviceClient) Follow(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FollowRequest, LogLine], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Device_ServiceDesc.Streams[0], Device_Follow_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FollowRequest, LogLine]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Device_FollowClient = grpc.BidiStreamingClient[FollowRequest, LogLine]
+
 func (c *deviceClient) PowerOff(ctx context.Context, in *PowerOffRequest, opts ...grpc.CallOption) (*PowerOffReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PowerOffReply)
@@ -84,6 +104,12 @@ type DeviceServer interface {
 	Status(context.Context, *DeviceStatusRequest) (*DeviceStatus, error)
 	// Logs gives the newest lines of the log ring, oldest first.
 	Logs(context.Context, *LogsRequest) (*LogsReply, error)
+	// Follow takes over the log lines that belong on the serial line, which PID 1
+	// writes there itself as long as nobody follows. The header of the answer comes
+	// when the line is free. Each line that was shown is confirmed with a request;
+	// what was not is shown by PID 1 when the stream ends. Only for the console; a
+	// second call ends the first.
+	Follow(grpc.BidiStreamingServer[FollowRequest, LogLine]) error
 	// PowerOff stops the services in order and switches off (or restarts).
 	PowerOff(context.Context, *PowerOffRequest) (*PowerOffReply, error)
 	mustEmbedUnimplementedDeviceServer()
@@ -101,6 +127,9 @@ func (UnimplementedDeviceServer) Status(context.Context, *DeviceStatusRequest) (
 }
 func (UnimplementedDeviceServer) Logs(context.Context, *LogsRequest) (*LogsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Logs not implemented")
+}
+func (UnimplementedDeviceServer) Follow(grpc.BidiStreamingServer[FollowRequest, LogLine]) error {
+	return status.Error(codes.Unimplemented, "method Follow not implemented")
 }
 func (UnimplementedDeviceServer) PowerOff(context.Context, *PowerOffRequest) (*PowerOffReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method PowerOff not implemented")
@@ -162,6 +191,13 @@ func _Device_Logs_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Device_Follow_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(DeviceServer).Follow(&grpc.GenericServerStream[FollowRequest, LogLine]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Device_FollowServer = grpc.BidiStreamingServer[FollowRequest, LogLine]
+
 func _Device_PowerOff_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PowerOffRequest)
 	if err := dec(in); err != nil {
@@ -200,6 +236,13 @@ var Device_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Device_PowerOff_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Follow",
+			Handler:       _Device_Follow_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "device.proto",
 }

@@ -73,6 +73,224 @@ func (MessengerState_Account) EnumDescriptor() ([]byte, []int) {
 	return file_messenger_proto_rawDescGZIP(), []int{1, 0}
 }
 
+type Timer_Type int32
+
+const (
+	Timer_OFF        Timer_Type = 0
+	Timer_AFTER_READ Timer_Type = 1 // of the recipient; for the sender after sending
+	Timer_AFTER_SEND Timer_Type = 2
+)
+
+// Enum value maps for Timer_Type.
+var (
+	Timer_Type_name = map[int32]string{
+		0: "OFF",
+		1: "AFTER_READ",
+		2: "AFTER_SEND",
+	}
+	Timer_Type_value = map[string]int32{
+		"OFF":        0,
+		"AFTER_READ": 1,
+		"AFTER_SEND": 2,
+	}
+)
+
+func (x Timer_Type) Enum() *Timer_Type {
+	p := new(Timer_Type)
+	*p = x
+	return p
+}
+
+func (x Timer_Type) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Timer_Type) Descriptor() protoreflect.EnumDescriptor {
+	return file_messenger_proto_enumTypes[1].Descriptor()
+}
+
+func (Timer_Type) Type() protoreflect.EnumType {
+	return &file_messenger_proto_enumTypes[1]
+}
+
+func (x Timer_Type) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Timer_Type.Descriptor instead.
+func (Timer_Type) EnumDescriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{12, 0}
+}
+
+// State is that of an own message.
+type Message_State int32
+
+const (
+	Message_NONE    Message_State = 0 // not an own message
+	Message_WAITING Message_State = 1 // in the outbox
+	Message_STORED  Message_State = 2 // confirmed by members of the recipient's swarm
+	Message_SEEN    Message_State = 3 // the recipient has read it
+	Message_FAILED  Message_State = 4 // will never arrive; failure says why
+)
+
+// Enum value maps for Message_State.
+var (
+	Message_State_name = map[int32]string{
+		0: "NONE",
+		1: "WAITING",
+		2: "STORED",
+		3: "SEEN",
+		4: "FAILED",
+	}
+	Message_State_value = map[string]int32{
+		"NONE":    0,
+		"WAITING": 1,
+		"STORED":  2,
+		"SEEN":    3,
+		"FAILED":  4,
+	}
+)
+
+func (x Message_State) Enum() *Message_State {
+	p := new(Message_State)
+	*p = x
+	return p
+}
+
+func (x Message_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Message_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_messenger_proto_enumTypes[2].Descriptor()
+}
+
+func (Message_State) Type() protoreflect.EnumType {
+	return &file_messenger_proto_enumTypes[2]
+}
+
+func (x Message_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Message_State.Descriptor instead.
+func (Message_State) EnumDescriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{15, 0}
+}
+
+type Message_Kind int32
+
+const (
+	Message_TEXT        Message_Kind = 0
+	Message_TIMER       Message_Kind = 1 // somebody set the timer of the conversation
+	Message_SCREENSHOT  Message_Kind = 2 // somebody photographed the conversation
+	Message_MEDIA_SAVED Message_Kind = 3 // somebody kept an attachment
+	Message_CALL        Message_Kind = 4 // somebody called, which this device cannot answer
+	Message_ACCEPTED    Message_Kind = 5 // they accepted the owner's request
+)
+
+// Enum value maps for Message_Kind.
+var (
+	Message_Kind_name = map[int32]string{
+		0: "TEXT",
+		1: "TIMER",
+		2: "SCREENSHOT",
+		3: "MEDIA_SAVED",
+		4: "CALL",
+		5: "ACCEPTED",
+	}
+	Message_Kind_value = map[string]int32{
+		"TEXT":        0,
+		"TIMER":       1,
+		"SCREENSHOT":  2,
+		"MEDIA_SAVED": 3,
+		"CALL":        4,
+		"ACCEPTED":    5,
+	}
+)
+
+func (x Message_Kind) Enum() *Message_Kind {
+	p := new(Message_Kind)
+	*p = x
+	return p
+}
+
+func (x Message_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Message_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_messenger_proto_enumTypes[3].Descriptor()
+}
+
+func (Message_Kind) Type() protoreflect.EnumType {
+	return &file_messenger_proto_enumTypes[3]
+}
+
+func (x Message_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Message_Kind.Descriptor instead.
+func (Message_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{15, 1}
+}
+
+type Update_Change int32
+
+const (
+	Update_STATE    Update_Change = 0 // of delivery
+	Update_REACTION Update_Change = 1
+	Update_UNSENT   Update_Change = 2
+	Update_EXPIRED  Update_Change = 3 // disappeared: only session_id, id and timestamp are left
+	Update_READ     Update_Change = 4
+)
+
+// Enum value maps for Update_Change.
+var (
+	Update_Change_name = map[int32]string{
+		0: "STATE",
+		1: "REACTION",
+		2: "UNSENT",
+		3: "EXPIRED",
+		4: "READ",
+	}
+	Update_Change_value = map[string]int32{
+		"STATE":    0,
+		"REACTION": 1,
+		"UNSENT":   2,
+		"EXPIRED":  3,
+		"READ":     4,
+	}
+)
+
+func (x Update_Change) Enum() *Update_Change {
+	p := new(Update_Change)
+	*p = x
+	return p
+}
+
+func (x Update_Change) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Update_Change) Descriptor() protoreflect.EnumDescriptor {
+	return file_messenger_proto_enumTypes[4].Descriptor()
+}
+
+func (Update_Change) Type() protoreflect.EnumType {
+	return &file_messenger_proto_enumTypes[4]
+}
+
+func (x Update_Change) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Update_Change.Descriptor instead.
+func (Update_Change) EnumDescriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{33, 0}
+}
+
 type StateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -121,6 +339,8 @@ type MessengerState struct {
 	Trouble       string                 `protobuf:"bytes,8,opt,name=trouble,proto3" json:"trouble,omitempty"`                          // why messages do not flow now, for people; empty when all is well
 	LastPoll      int64                  `protobuf:"varint,9,opt,name=last_poll,json=lastPoll,proto3" json:"last_poll,omitempty"`       // when the own swarm last answered, 0 = not yet
 	Unreadable    uint32                 `protobuf:"varint,10,opt,name=unreadable,proto3" json:"unreadable,omitempty"`                  // messages from the swarm that could not be read
+	Requests      uint32                 `protobuf:"varint,11,opt,name=requests,proto3" json:"requests,omitempty"`                      // strangers who wrote and were neither accepted nor declined
+	Waiting       uint32                 `protobuf:"varint,12,opt,name=waiting,proto3" json:"waiting,omitempty"`                        // own messages that no swarm has confirmed yet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -221,6 +441,20 @@ func (x *MessengerState) GetLastPoll() int64 {
 func (x *MessengerState) GetUnreadable() uint32 {
 	if x != nil {
 		return x.Unreadable
+	}
+	return 0
+}
+
+func (x *MessengerState) GetRequests() uint32 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *MessengerState) GetWaiting() uint32 {
+	if x != nil {
+		return x.Waiting
 	}
 	return 0
 }
@@ -403,8 +637,9 @@ func (x *PhraseReply) GetPhrase() string {
 
 type SendRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	To            string                 `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`     // a Session ID or the name of a contact
-	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"` // UTF-8, 1 to 2,000 code points
+	To            string                 `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`                           // a Session ID or the name of a contact
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`                       // UTF-8, 1 to 2,000 code points
+	ReplyTo       uint64                 `protobuf:"varint,3,opt,name=reply_to,json=replyTo,proto3" json:"reply_to,omitempty"` // id of the message that it quotes, 0 = none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -453,12 +688,21 @@ func (x *SendRequest) GetText() string {
 	return ""
 }
 
+func (x *SendRequest) GetReplyTo() uint64 {
+	if x != nil {
+		return x.ReplyTo
+	}
+	return 0
+}
+
 type SendReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Timestamp     int64                  `protobuf:"varint,1,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
 	Hash          string                 `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
-	Stored        uint32                 `protobuf:"varint,3,opt,name=stored,proto3" json:"stored,omitempty"` // members of the recipient's swarm that confirmed
-	Swarm         uint32                 `protobuf:"varint,4,opt,name=swarm,proto3" json:"swarm,omitempty"`   // members of the recipient's swarm
+	Stored        uint32                 `protobuf:"varint,3,opt,name=stored,proto3" json:"stored,omitempty"`                         // members of the recipient's swarm that confirmed
+	Swarm         uint32                 `protobuf:"varint,4,opt,name=swarm,proto3" json:"swarm,omitempty"`                           // members of the recipient's swarm
+	Id            uint64                 `protobuf:"varint,5,opt,name=id,proto3" json:"id,omitempty"`                                 // of the message in its conversation
+	State         Message_State          `protobuf:"varint,6,opt,name=state,proto3,enum=hearth.Message_State" json:"state,omitempty"` // WAITING or STORED
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -519,6 +763,20 @@ func (x *SendReply) GetSwarm() uint32 {
 		return x.Swarm
 	}
 	return 0
+}
+
+func (x *SendReply) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *SendReply) GetState() Message_State {
+	if x != nil {
+		return x.State
+	}
+	return Message_NONE
 }
 
 type ContactsRequest struct {
@@ -660,6 +918,11 @@ type Contact struct {
 	Unread        uint32                 `protobuf:"varint,3,opt,name=unread,proto3" json:"unread,omitempty"`
 	LastText      string                 `protobuf:"bytes,4,opt,name=last_text,json=lastText,proto3" json:"last_text,omitempty"`
 	LastTime      int64                  `protobuf:"varint,5,opt,name=last_time,json=lastTime,proto3" json:"last_time,omitempty"`
+	Approved      bool                   `protobuf:"varint,6,opt,name=approved,proto3" json:"approved,omitempty"`                       // written to, named or accepted by the owner
+	ApprovedMe    bool                   `protobuf:"varint,7,opt,name=approved_me,json=approvedMe,proto3" json:"approved_me,omitempty"` // they have accepted the owner
+	Blocked       bool                   `protobuf:"varint,8,opt,name=blocked,proto3" json:"blocked,omitempty"`
+	Timer         *Timer                 `protobuf:"bytes,9,opt,name=timer,proto3" json:"timer,omitempty"`                                 // absent = messages stay
+	ProfileName   string                 `protobuf:"bytes,10,opt,name=profile_name,json=profileName,proto3" json:"profile_name,omitempty"` // what they call themselves; name is that of the owner, if there is one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -729,6 +992,94 @@ func (x *Contact) GetLastTime() int64 {
 	return 0
 }
 
+func (x *Contact) GetApproved() bool {
+	if x != nil {
+		return x.Approved
+	}
+	return false
+}
+
+func (x *Contact) GetApprovedMe() bool {
+	if x != nil {
+		return x.ApprovedMe
+	}
+	return false
+}
+
+func (x *Contact) GetBlocked() bool {
+	if x != nil {
+		return x.Blocked
+	}
+	return false
+}
+
+func (x *Contact) GetTimer() *Timer {
+	if x != nil {
+		return x.Timer
+	}
+	return nil
+}
+
+func (x *Contact) GetProfileName() string {
+	if x != nil {
+		return x.ProfileName
+	}
+	return ""
+}
+
+// Timer says when messages disappear.
+type Timer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          Timer_Type             `protobuf:"varint,1,opt,name=type,proto3,enum=hearth.Timer_Type" json:"type,omitempty"`
+	Seconds       uint32                 `protobuf:"varint,2,opt,name=seconds,proto3" json:"seconds,omitempty"` // 10 seconds to 14 days
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Timer) Reset() {
+	*x = Timer{}
+	mi := &file_messenger_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Timer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Timer) ProtoMessage() {}
+
+func (x *Timer) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Timer.ProtoReflect.Descriptor instead.
+func (*Timer) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Timer) GetType() Timer_Type {
+	if x != nil {
+		return x.Type
+	}
+	return Timer_OFF
+}
+
+func (x *Timer) GetSeconds() uint32 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
 type MessagesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	With          string                 `protobuf:"bytes,1,opt,name=with,proto3" json:"with,omitempty"`    // a Session ID or the name of a contact
@@ -740,7 +1091,7 @@ type MessagesRequest struct {
 
 func (x *MessagesRequest) Reset() {
 	*x = MessagesRequest{}
-	mi := &file_messenger_proto_msgTypes[12]
+	mi := &file_messenger_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +1103,7 @@ func (x *MessagesRequest) String() string {
 func (*MessagesRequest) ProtoMessage() {}
 
 func (x *MessagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[12]
+	mi := &file_messenger_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +1116,7 @@ func (x *MessagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagesRequest.ProtoReflect.Descriptor instead.
 func (*MessagesRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{12}
+	return file_messenger_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MessagesRequest) GetWith() string {
@@ -798,7 +1149,7 @@ type MessagesReply struct {
 
 func (x *MessagesReply) Reset() {
 	*x = MessagesReply{}
-	mi := &file_messenger_proto_msgTypes[13]
+	mi := &file_messenger_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +1161,7 @@ func (x *MessagesReply) String() string {
 func (*MessagesReply) ProtoMessage() {}
 
 func (x *MessagesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[13]
+	mi := &file_messenger_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +1174,7 @@ func (x *MessagesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagesReply.ProtoReflect.Descriptor instead.
 func (*MessagesReply) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{13}
+	return file_messenger_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MessagesReply) GetMessages() []*Message {
@@ -841,13 +1192,27 @@ type Message struct {
 	Timestamp     int64                  `protobuf:"varint,4,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
 	Hash          string                 `protobuf:"bytes,5,opt,name=hash,proto3" json:"hash,omitempty"`
 	Read          bool                   `protobuf:"varint,6,opt,name=read,proto3" json:"read,omitempty"`
+	Id            uint64                 `protobuf:"varint,7,opt,name=id,proto3" json:"id,omitempty"` // within the conversation, in the order of arrival
+	State         Message_State          `protobuf:"varint,8,opt,name=state,proto3,enum=hearth.Message_State" json:"state,omitempty"`
+	Stored        uint32                 `protobuf:"varint,9,opt,name=stored,proto3" json:"stored,omitempty"` // members of the swarm that confirmed
+	Swarm         uint32                 `protobuf:"varint,10,opt,name=swarm,proto3" json:"swarm,omitempty"`  // of so many
+	Failure       string                 `protobuf:"bytes,11,opt,name=failure,proto3" json:"failure,omitempty"`
+	Kind          Message_Kind           `protobuf:"varint,12,opt,name=kind,proto3,enum=hearth.Message_Kind" json:"kind,omitempty"` // text has a sentence for those that are not TEXT
+	Quote         *Quote                 `protobuf:"bytes,13,opt,name=quote,proto3" json:"quote,omitempty"`
+	Reactions     []*Reaction            `protobuf:"bytes,14,rep,name=reactions,proto3" json:"reactions,omitempty"`
+	Preview       *Preview               `protobuf:"bytes,15,opt,name=preview,proto3" json:"preview,omitempty"`
+	Attachments   []*Attachment          `protobuf:"bytes,16,rep,name=attachments,proto3" json:"attachments,omitempty"`
+	Timer         *Timer                 `protobuf:"bytes,17,opt,name=timer,proto3" json:"timer,omitempty"`      // of this message
+	Expires       int64                  `protobuf:"varint,18,opt,name=expires,proto3" json:"expires,omitempty"` // when it disappears here, 0 = not counting (yet)
+	Deleted       bool                   `protobuf:"varint,19,opt,name=deleted,proto3" json:"deleted,omitempty"` // unsent: nothing is left of it
+	Invitation    *Invitation            `protobuf:"bytes,20,opt,name=invitation,proto3" json:"invitation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_messenger_proto_msgTypes[14]
+	mi := &file_messenger_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -859,7 +1224,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[14]
+	mi := &file_messenger_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -872,7 +1237,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{14}
+	return file_messenger_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Message) GetSessionId() string {
@@ -917,6 +1282,928 @@ func (x *Message) GetRead() bool {
 	return false
 }
 
+func (x *Message) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Message) GetState() Message_State {
+	if x != nil {
+		return x.State
+	}
+	return Message_NONE
+}
+
+func (x *Message) GetStored() uint32 {
+	if x != nil {
+		return x.Stored
+	}
+	return 0
+}
+
+func (x *Message) GetSwarm() uint32 {
+	if x != nil {
+		return x.Swarm
+	}
+	return 0
+}
+
+func (x *Message) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *Message) GetKind() Message_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Message_TEXT
+}
+
+func (x *Message) GetQuote() *Quote {
+	if x != nil {
+		return x.Quote
+	}
+	return nil
+}
+
+func (x *Message) GetReactions() []*Reaction {
+	if x != nil {
+		return x.Reactions
+	}
+	return nil
+}
+
+func (x *Message) GetPreview() *Preview {
+	if x != nil {
+		return x.Preview
+	}
+	return nil
+}
+
+func (x *Message) GetAttachments() []*Attachment {
+	if x != nil {
+		return x.Attachments
+	}
+	return nil
+}
+
+func (x *Message) GetTimer() *Timer {
+	if x != nil {
+		return x.Timer
+	}
+	return nil
+}
+
+func (x *Message) GetExpires() int64 {
+	if x != nil {
+		return x.Expires
+	}
+	return 0
+}
+
+func (x *Message) GetDeleted() bool {
+	if x != nil {
+		return x.Deleted
+	}
+	return false
+}
+
+func (x *Message) GetInvitation() *Invitation {
+	if x != nil {
+		return x.Invitation
+	}
+	return nil
+}
+
+// Quote is the message that another one answers.
+type Quote struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Timestamp     int64                  `protobuf:"varint,1,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	Outgoing      bool                   `protobuf:"varint,2,opt,name=outgoing,proto3" json:"outgoing,omitempty"` // it is an own message
+	Found         bool                   `protobuf:"varint,3,opt,name=found,proto3" json:"found,omitempty"`       // false: it is not, or no longer, there
+	Text          string                 `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`          // its beginning
+	Id            uint64                 `protobuf:"varint,5,opt,name=id,proto3" json:"id,omitempty"`             // 0 unless found
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Quote) Reset() {
+	*x = Quote{}
+	mi := &file_messenger_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Quote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Quote) ProtoMessage() {}
+
+func (x *Quote) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Quote.ProtoReflect.Descriptor instead.
+func (*Quote) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Quote) GetTimestamp() int64 {
+	if x != nil {
+		return x.Timestamp
+	}
+	return 0
+}
+
+func (x *Quote) GetOutgoing() bool {
+	if x != nil {
+		return x.Outgoing
+	}
+	return false
+}
+
+func (x *Quote) GetFound() bool {
+	if x != nil {
+		return x.Found
+	}
+	return false
+}
+
+func (x *Quote) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Quote) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+type Reaction struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Emoji         string                 `protobuf:"bytes,1,opt,name=emoji,proto3" json:"emoji,omitempty"`
+	Outgoing      bool                   `protobuf:"varint,2,opt,name=outgoing,proto3" json:"outgoing,omitempty"` // the owner's
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reaction) Reset() {
+	*x = Reaction{}
+	mi := &file_messenger_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reaction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reaction) ProtoMessage() {}
+
+func (x *Reaction) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reaction.ProtoReflect.Descriptor instead.
+func (*Reaction) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Reaction) GetEmoji() string {
+	if x != nil {
+		return x.Emoji
+	}
+	return ""
+}
+
+func (x *Reaction) GetOutgoing() bool {
+	if x != nil {
+		return x.Outgoing
+	}
+	return false
+}
+
+// Preview is what the sender says a link leads to. Nothing was fetched.
+type Preview struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Url           string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	Title         string                 `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Preview) Reset() {
+	*x = Preview{}
+	mi := &file_messenger_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Preview) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Preview) ProtoMessage() {}
+
+func (x *Preview) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Preview.ProtoReflect.Descriptor instead.
+func (*Preview) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Preview) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *Preview) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+// Attachment is a file that belongs to a message.
+type Attachment struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Type          string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`    // as the sender says
+	Size          uint64                 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`   // bytes, as the sender says
+	Voice         bool                   `protobuf:"varint,4,opt,name=voice,proto3" json:"voice,omitempty"` // a voice message
+	Width         uint32                 `protobuf:"varint,5,opt,name=width,proto3" json:"width,omitempty"` // pixels of a picture, 0 = not said
+	Height        uint32                 `protobuf:"varint,6,opt,name=height,proto3" json:"height,omitempty"`
+	Caption       string                 `protobuf:"bytes,7,opt,name=caption,proto3" json:"caption,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attachment) Reset() {
+	*x = Attachment{}
+	mi := &file_messenger_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attachment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attachment) ProtoMessage() {}
+
+func (x *Attachment) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
+func (*Attachment) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Attachment) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Attachment) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Attachment) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Attachment) GetVoice() bool {
+	if x != nil {
+		return x.Voice
+	}
+	return false
+}
+
+func (x *Attachment) GetWidth() uint32 {
+	if x != nil {
+		return x.Width
+	}
+	return 0
+}
+
+func (x *Attachment) GetHeight() uint32 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
+func (x *Attachment) GetCaption() string {
+	if x != nil {
+		return x.Caption
+	}
+	return ""
+}
+
+// Invitation is one to a community.
+type Invitation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Url           string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Invitation) Reset() {
+	*x = Invitation{}
+	mi := &file_messenger_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Invitation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Invitation) ProtoMessage() {}
+
+func (x *Invitation) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Invitation.ProtoReflect.Descriptor instead.
+func (*Invitation) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Invitation) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *Invitation) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ReactRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	With          string                 `protobuf:"bytes,1,opt,name=with,proto3" json:"with,omitempty"` // a Session ID or the name of a contact
+	Id            uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`    // of the message
+	Emoji         string                 `protobuf:"bytes,3,opt,name=emoji,proto3" json:"emoji,omitempty"`
+	Remove        bool                   `protobuf:"varint,4,opt,name=remove,proto3" json:"remove,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReactRequest) Reset() {
+	*x = ReactRequest{}
+	mi := &file_messenger_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReactRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReactRequest) ProtoMessage() {}
+
+func (x *ReactRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReactRequest.ProtoReflect.Descriptor instead.
+func (*ReactRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ReactRequest) GetWith() string {
+	if x != nil {
+		return x.With
+	}
+	return ""
+}
+
+func (x *ReactRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ReactRequest) GetEmoji() string {
+	if x != nil {
+		return x.Emoji
+	}
+	return ""
+}
+
+func (x *ReactRequest) GetRemove() bool {
+	if x != nil {
+		return x.Remove
+	}
+	return false
+}
+
+type UnsendRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	With          string                 `protobuf:"bytes,1,opt,name=with,proto3" json:"with,omitempty"`
+	Id            uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnsendRequest) Reset() {
+	*x = UnsendRequest{}
+	mi := &file_messenger_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnsendRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnsendRequest) ProtoMessage() {}
+
+func (x *UnsendRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnsendRequest.ProtoReflect.Descriptor instead.
+func (*UnsendRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *UnsendRequest) GetWith() string {
+	if x != nil {
+		return x.With
+	}
+	return ""
+}
+
+func (x *UnsendRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+type SetTimerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	With          string                 `protobuf:"bytes,1,opt,name=with,proto3" json:"with,omitempty"`
+	Timer         *Timer                 `protobuf:"bytes,2,opt,name=timer,proto3" json:"timer,omitempty"` // absent or OFF = messages stay
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetTimerRequest) Reset() {
+	*x = SetTimerRequest{}
+	mi := &file_messenger_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetTimerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetTimerRequest) ProtoMessage() {}
+
+func (x *SetTimerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetTimerRequest.ProtoReflect.Descriptor instead.
+func (*SetTimerRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SetTimerRequest) GetWith() string {
+	if x != nil {
+		return x.With
+	}
+	return ""
+}
+
+func (x *SetTimerRequest) GetTimer() *Timer {
+	if x != nil {
+		return x.Timer
+	}
+	return nil
+}
+
+type RequestsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequestsRequest) Reset() {
+	*x = RequestsRequest{}
+	mi := &file_messenger_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequestsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequestsRequest) ProtoMessage() {}
+
+func (x *RequestsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequestsRequest.ProtoReflect.Descriptor instead.
+func (*RequestsRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{24}
+}
+
+type WhoRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Who           string                 `protobuf:"bytes,1,opt,name=who,proto3" json:"who,omitempty"` // a Session ID or a name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoRequest) Reset() {
+	*x = WhoRequest{}
+	mi := &file_messenger_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoRequest) ProtoMessage() {}
+
+func (x *WhoRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoRequest.ProtoReflect.Descriptor instead.
+func (*WhoRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *WhoRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+type DeclineReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeclineReply) Reset() {
+	*x = DeclineReply{}
+	mi := &file_messenger_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeclineReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeclineReply) ProtoMessage() {}
+
+func (x *DeclineReply) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeclineReply.ProtoReflect.Descriptor instead.
+func (*DeclineReply) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{26}
+}
+
+type TypingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	With          string                 `protobuf:"bytes,1,opt,name=with,proto3" json:"with,omitempty"`
+	Stopped       bool                   `protobuf:"varint,2,opt,name=stopped,proto3" json:"stopped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TypingRequest) Reset() {
+	*x = TypingRequest{}
+	mi := &file_messenger_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TypingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TypingRequest) ProtoMessage() {}
+
+func (x *TypingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TypingRequest.ProtoReflect.Descriptor instead.
+func (*TypingRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *TypingRequest) GetWith() string {
+	if x != nil {
+		return x.With
+	}
+	return ""
+}
+
+func (x *TypingRequest) GetStopped() bool {
+	if x != nil {
+		return x.Stopped
+	}
+	return false
+}
+
+type TypingReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TypingReply) Reset() {
+	*x = TypingReply{}
+	mi := &file_messenger_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TypingReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TypingReply) ProtoMessage() {}
+
+func (x *TypingReply) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TypingReply.ProtoReflect.Descriptor instead.
+func (*TypingReply) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{28}
+}
+
+type SettingsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DisplayName   *string                `protobuf:"bytes,1,opt,name=display_name,json=displayName,proto3,oneof" json:"display_name,omitempty"`     // at most 100 bytes, goes out with messages
+	ReadReceipts  *bool                  `protobuf:"varint,2,opt,name=read_receipts,json=readReceipts,proto3,oneof" json:"read_receipts,omitempty"` // tell and be told what was read
+	Typing        *bool                  `protobuf:"varint,3,opt,name=typing,proto3,oneof" json:"typing,omitempty"`                                 // tell and be told who is writing
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettingsRequest) Reset() {
+	*x = SettingsRequest{}
+	mi := &file_messenger_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettingsRequest) ProtoMessage() {}
+
+func (x *SettingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettingsRequest.ProtoReflect.Descriptor instead.
+func (*SettingsRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SettingsRequest) GetDisplayName() string {
+	if x != nil && x.DisplayName != nil {
+		return *x.DisplayName
+	}
+	return ""
+}
+
+func (x *SettingsRequest) GetReadReceipts() bool {
+	if x != nil && x.ReadReceipts != nil {
+		return *x.ReadReceipts
+	}
+	return false
+}
+
+func (x *SettingsRequest) GetTyping() bool {
+	if x != nil && x.Typing != nil {
+		return *x.Typing
+	}
+	return false
+}
+
+type SettingsReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DisplayName   string                 `protobuf:"bytes,1,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	ReadReceipts  bool                   `protobuf:"varint,2,opt,name=read_receipts,json=readReceipts,proto3" json:"read_receipts,omitempty"`
+	Typing        bool                   `protobuf:"varint,3,opt,name=typing,proto3" json:"typing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettingsReply) Reset() {
+	*x = SettingsReply{}
+	mi := &file_messenger_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettingsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettingsReply) ProtoMessage() {}
+
+func (x *SettingsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettingsReply.ProtoReflect.Descriptor instead.
+func (*SettingsReply) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *SettingsReply) GetDisplayName() string {
+	if x != nil {
+		return x.DisplayName
+	}
+	return ""
+}
+
+func (x *SettingsReply) GetReadReceipts() bool {
+	if x != nil {
+		return x.ReadReceipts
+	}
+	return false
+}
+
+func (x *SettingsReply) GetTyping() bool {
+	if x != nil {
+		return x.Typing
+	}
+	return false
+}
+
 type EventsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -925,7 +2212,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_messenger_proto_msgTypes[15]
+	mi := &file_messenger_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +2224,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[15]
+	mi := &file_messenger_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +2237,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{15}
+	return file_messenger_proto_rawDescGZIP(), []int{31}
 }
 
 type Event struct {
@@ -960,6 +2247,10 @@ type Event struct {
 	//	*Event_State
 	//	*Event_Received
 	//	*Event_Sent
+	//	*Event_Updated
+	//	*Event_Request
+	//	*Event_Info
+	//	*Event_Typing
 	Event         isEvent_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -967,7 +2258,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_messenger_proto_msgTypes[16]
+	mi := &file_messenger_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -979,7 +2270,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[16]
+	mi := &file_messenger_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -992,7 +2283,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{16}
+	return file_messenger_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Event) GetEvent() isEvent_Event {
@@ -1029,6 +2320,42 @@ func (x *Event) GetSent() *Message {
 	return nil
 }
 
+func (x *Event) GetUpdated() *Update {
+	if x != nil {
+		if x, ok := x.Event.(*Event_Updated); ok {
+			return x.Updated
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetRequest() *Message {
+	if x != nil {
+		if x, ok := x.Event.(*Event_Request); ok {
+			return x.Request
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetInfo() *Message {
+	if x != nil {
+		if x, ok := x.Event.(*Event_Info); ok {
+			return x.Info
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetTyping() *TypingEvent {
+	if x != nil {
+		if x, ok := x.Event.(*Event_Typing); ok {
+			return x.Typing
+		}
+	}
+	return nil
+}
+
 type isEvent_Event interface {
 	isEvent_Event()
 }
@@ -1038,11 +2365,27 @@ type Event_State struct {
 }
 
 type Event_Received struct {
-	Received *Message `protobuf:"bytes,2,opt,name=received,proto3,oneof"`
+	Received *Message `protobuf:"bytes,2,opt,name=received,proto3,oneof"` // from a contact: this may ring
 }
 
 type Event_Sent struct {
-	Sent *Message `protobuf:"bytes,3,opt,name=sent,proto3,oneof"`
+	Sent *Message `protobuf:"bytes,3,opt,name=sent,proto3,oneof"` // written down, from here or from another device
+}
+
+type Event_Updated struct {
+	Updated *Update `protobuf:"bytes,4,opt,name=updated,proto3,oneof"`
+}
+
+type Event_Request struct {
+	Request *Message `protobuf:"bytes,5,opt,name=request,proto3,oneof"` // from a stranger: this must not ring
+}
+
+type Event_Info struct {
+	Info *Message `protobuf:"bytes,6,opt,name=info,proto3,oneof"` // a line that is not a message: see Kind
+}
+
+type Event_Typing struct {
+	Typing *TypingEvent `protobuf:"bytes,7,opt,name=typing,proto3,oneof"`
 }
 
 func (*Event_State) isEvent_Event() {}
@@ -1051,12 +2394,397 @@ func (*Event_Received) isEvent_Event() {}
 
 func (*Event_Sent) isEvent_Event() {}
 
+func (*Event_Updated) isEvent_Event() {}
+
+func (*Event_Request) isEvent_Event() {}
+
+func (*Event_Info) isEvent_Event() {}
+
+func (*Event_Typing) isEvent_Event() {}
+
+// Update is a message that is another than before.
+type Update struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Change        Update_Change          `protobuf:"varint,1,opt,name=change,proto3,enum=hearth.Update_Change" json:"change,omitempty"`
+	Message       *Message               `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Update) Reset() {
+	*x = Update{}
+	mi := &file_messenger_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Update) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Update) ProtoMessage() {}
+
+func (x *Update) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Update.ProtoReflect.Descriptor instead.
+func (*Update) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Update) GetChange() Update_Change {
+	if x != nil {
+		return x.Change
+	}
+	return Update_STATE
+}
+
+func (x *Update) GetMessage() *Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+// TypingEvent says that somebody writes, or no longer does.
+type TypingEvent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SessionId     string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	Stopped       bool                   `protobuf:"varint,2,opt,name=stopped,proto3" json:"stopped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TypingEvent) Reset() {
+	*x = TypingEvent{}
+	mi := &file_messenger_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TypingEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TypingEvent) ProtoMessage() {}
+
+func (x *TypingEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TypingEvent.ProtoReflect.Descriptor instead.
+func (*TypingEvent) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *TypingEvent) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *TypingEvent) GetStopped() bool {
+	if x != nil {
+		return x.Stopped
+	}
+	return false
+}
+
+type RestoreRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pin   string                 `protobuf:"bytes,1,opt,name=pin,proto3" json:"pin,omitempty"`
+	// 13 words, or the 32 hexadecimal digits of the seed as QR codes have them.
+	Phrase        string `protobuf:"bytes,2,opt,name=phrase,proto3" json:"phrase,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreRequest) Reset() {
+	*x = RestoreRequest{}
+	mi := &file_messenger_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreRequest) ProtoMessage() {}
+
+func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
+func (*RestoreRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *RestoreRequest) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
+func (x *RestoreRequest) GetPhrase() string {
+	if x != nil {
+		return x.Phrase
+	}
+	return ""
+}
+
+type ChangePINRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pin           string                 `protobuf:"bytes,1,opt,name=pin,proto3" json:"pin,omitempty"`
+	NewPin        string                 `protobuf:"bytes,2,opt,name=new_pin,json=newPin,proto3" json:"new_pin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangePINRequest) Reset() {
+	*x = ChangePINRequest{}
+	mi := &file_messenger_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangePINRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangePINRequest) ProtoMessage() {}
+
+func (x *ChangePINRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangePINRequest.ProtoReflect.Descriptor instead.
+func (*ChangePINRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ChangePINRequest) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
+func (x *ChangePINRequest) GetNewPin() string {
+	if x != nil {
+		return x.NewPin
+	}
+	return ""
+}
+
+type LockRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockRequest) Reset() {
+	*x = LockRequest{}
+	mi := &file_messenger_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockRequest) ProtoMessage() {}
+
+func (x *LockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockRequest.ProtoReflect.Descriptor instead.
+func (*LockRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{37}
+}
+
+type WipeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pin   string                 `protobuf:"bytes,1,opt,name=pin,proto3" json:"pin,omitempty"`
+	// Remove what is on this device although not every member of the swarm has
+	// confirmed that it deleted its copies.
+	Anyway        bool `protobuf:"varint,2,opt,name=anyway,proto3" json:"anyway,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WipeRequest) Reset() {
+	*x = WipeRequest{}
+	mi := &file_messenger_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WipeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WipeRequest) ProtoMessage() {}
+
+func (x *WipeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WipeRequest.ProtoReflect.Descriptor instead.
+func (*WipeRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *WipeRequest) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
+func (x *WipeRequest) GetAnyway() bool {
+	if x != nil {
+		return x.Anyway
+	}
+	return false
+}
+
+type WipeReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Wiped         bool                   `protobuf:"varint,1,opt,name=wiped,proto3" json:"wiped,omitempty"`         // false: nothing on this device was touched
+	Confirmed     uint32                 `protobuf:"varint,2,opt,name=confirmed,proto3" json:"confirmed,omitempty"` // members of the own swarm that deleted everything
+	Swarm         uint32                 `protobuf:"varint,3,opt,name=swarm,proto3" json:"swarm,omitempty"`         // members of the own swarm, 0 = not known
+	Deleted       uint32                 `protobuf:"varint,4,opt,name=deleted,proto3" json:"deleted,omitempty"`     // messages that were there
+	Trouble       string                 `protobuf:"bytes,5,opt,name=trouble,proto3" json:"trouble,omitempty"`      // why not all members confirmed, for people
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WipeReply) Reset() {
+	*x = WipeReply{}
+	mi := &file_messenger_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WipeReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WipeReply) ProtoMessage() {}
+
+func (x *WipeReply) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WipeReply.ProtoReflect.Descriptor instead.
+func (*WipeReply) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *WipeReply) GetWiped() bool {
+	if x != nil {
+		return x.Wiped
+	}
+	return false
+}
+
+func (x *WipeReply) GetConfirmed() uint32 {
+	if x != nil {
+		return x.Confirmed
+	}
+	return 0
+}
+
+func (x *WipeReply) GetSwarm() uint32 {
+	if x != nil {
+		return x.Swarm
+	}
+	return 0
+}
+
+func (x *WipeReply) GetDeleted() uint32 {
+	if x != nil {
+		return x.Deleted
+	}
+	return 0
+}
+
+func (x *WipeReply) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
 var File_messenger_proto protoreflect.FileDescriptor
 
 const file_messenger_proto_rawDesc = "" +
 	"\n" +
 	"\x0fmessenger.proto\x12\x06hearth\"\x0e\n" +
-	"\fStateRequest\"\x85\x03\n" +
+	"\fStateRequest\"\xbb\x03\n" +
 	"\x0eMessengerState\x128\n" +
 	"\aaccount\x18\x01 \x01(\x0e2\x1e.hearth.MessengerState.AccountR\aaccount\x12\x1d\n" +
 	"\n" +
@@ -1073,7 +2801,9 @@ const file_messenger_proto_rawDesc = "" +
 	"\n" +
 	"unreadable\x18\n" +
 	" \x01(\rR\n" +
-	"unreadable\"7\n" +
+	"unreadable\x12\x1a\n" +
+	"\brequests\x18\v \x01(\rR\brequests\x12\x18\n" +
+	"\awaiting\x18\f \x01(\rR\awaiting\"7\n" +
 	"\aAccount\x12\b\n" +
 	"\x04NONE\x10\x00\x12\n" +
 	"\n" +
@@ -1087,35 +2817,54 @@ const file_messenger_proto_rawDesc = "" +
 	"\rPhraseRequest\x12\x10\n" +
 	"\x03pin\x18\x01 \x01(\tR\x03pin\"%\n" +
 	"\vPhraseReply\x12\x16\n" +
-	"\x06phrase\x18\x01 \x01(\tR\x06phrase\"1\n" +
+	"\x06phrase\x18\x01 \x01(\tR\x06phrase\"L\n" +
 	"\vSendRequest\x12\x0e\n" +
 	"\x02to\x18\x01 \x01(\tR\x02to\x12\x12\n" +
-	"\x04text\x18\x02 \x01(\tR\x04text\"k\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x12\x19\n" +
+	"\breply_to\x18\x03 \x01(\x04R\areplyTo\"\xa8\x01\n" +
 	"\tSendReply\x12\x1c\n" +
 	"\ttimestamp\x18\x01 \x01(\x03R\ttimestamp\x12\x12\n" +
 	"\x04hash\x18\x02 \x01(\tR\x04hash\x12\x16\n" +
 	"\x06stored\x18\x03 \x01(\rR\x06stored\x12\x14\n" +
-	"\x05swarm\x18\x04 \x01(\rR\x05swarm\"\x11\n" +
+	"\x05swarm\x18\x04 \x01(\rR\x05swarm\x12\x0e\n" +
+	"\x02id\x18\x05 \x01(\x04R\x02id\x12+\n" +
+	"\x05state\x18\x06 \x01(\x0e2\x15.hearth.Message.StateR\x05state\"\x11\n" +
 	"\x0fContactsRequest\"<\n" +
 	"\rContactsReply\x12+\n" +
 	"\bcontacts\x18\x01 \x03(\v2\x0f.hearth.ContactR\bcontacts\"F\n" +
 	"\x11AddContactRequest\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\x8e\x01\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xad\x02\n" +
 	"\aContact\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06unread\x18\x03 \x01(\rR\x06unread\x12\x1b\n" +
 	"\tlast_text\x18\x04 \x01(\tR\blastText\x12\x1b\n" +
-	"\tlast_time\x18\x05 \x01(\x03R\blastTime\"X\n" +
+	"\tlast_time\x18\x05 \x01(\x03R\blastTime\x12\x1a\n" +
+	"\bapproved\x18\x06 \x01(\bR\bapproved\x12\x1f\n" +
+	"\vapproved_me\x18\a \x01(\bR\n" +
+	"approvedMe\x12\x18\n" +
+	"\ablocked\x18\b \x01(\bR\ablocked\x12#\n" +
+	"\x05timer\x18\t \x01(\v2\r.hearth.TimerR\x05timer\x12!\n" +
+	"\fprofile_name\x18\n" +
+	" \x01(\tR\vprofileName\"z\n" +
+	"\x05Timer\x12&\n" +
+	"\x04type\x18\x01 \x01(\x0e2\x12.hearth.Timer.TypeR\x04type\x12\x18\n" +
+	"\aseconds\x18\x02 \x01(\rR\aseconds\"/\n" +
+	"\x04Type\x12\a\n" +
+	"\x03OFF\x10\x00\x12\x0e\n" +
+	"\n" +
+	"AFTER_READ\x10\x01\x12\x0e\n" +
+	"\n" +
+	"AFTER_SEND\x10\x02\"X\n" +
 	"\x0fMessagesRequest\x12\x12\n" +
 	"\x04with\x18\x01 \x01(\tR\x04with\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x1b\n" +
 	"\tmark_read\x18\x03 \x01(\bR\bmarkRead\"<\n" +
 	"\rMessagesReply\x12+\n" +
-	"\bmessages\x18\x01 \x03(\v2\x0f.hearth.MessageR\bmessages\"\x9e\x01\n" +
+	"\bmessages\x18\x01 \x03(\v2\x0f.hearth.MessageR\bmessages\"\xa8\x06\n" +
 	"\aMessage\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x1a\n" +
@@ -1123,13 +2872,136 @@ const file_messenger_proto_rawDesc = "" +
 	"\x04text\x18\x03 \x01(\tR\x04text\x12\x1c\n" +
 	"\ttimestamp\x18\x04 \x01(\x03R\ttimestamp\x12\x12\n" +
 	"\x04hash\x18\x05 \x01(\tR\x04hash\x12\x12\n" +
-	"\x04read\x18\x06 \x01(\bR\x04read\"\x0f\n" +
-	"\rEventsRequest\"\x96\x01\n" +
+	"\x04read\x18\x06 \x01(\bR\x04read\x12\x0e\n" +
+	"\x02id\x18\a \x01(\x04R\x02id\x12+\n" +
+	"\x05state\x18\b \x01(\x0e2\x15.hearth.Message.StateR\x05state\x12\x16\n" +
+	"\x06stored\x18\t \x01(\rR\x06stored\x12\x14\n" +
+	"\x05swarm\x18\n" +
+	" \x01(\rR\x05swarm\x12\x18\n" +
+	"\afailure\x18\v \x01(\tR\afailure\x12(\n" +
+	"\x04kind\x18\f \x01(\x0e2\x14.hearth.Message.KindR\x04kind\x12#\n" +
+	"\x05quote\x18\r \x01(\v2\r.hearth.QuoteR\x05quote\x12.\n" +
+	"\treactions\x18\x0e \x03(\v2\x10.hearth.ReactionR\treactions\x12)\n" +
+	"\apreview\x18\x0f \x01(\v2\x0f.hearth.PreviewR\apreview\x124\n" +
+	"\vattachments\x18\x10 \x03(\v2\x12.hearth.AttachmentR\vattachments\x12#\n" +
+	"\x05timer\x18\x11 \x01(\v2\r.hearth.TimerR\x05timer\x12\x18\n" +
+	"\aexpires\x18\x12 \x01(\x03R\aexpires\x12\x18\n" +
+	"\adeleted\x18\x13 \x01(\bR\adeleted\x122\n" +
+	"\n" +
+	"invitation\x18\x14 \x01(\v2\x12.hearth.InvitationR\n" +
+	"invitation\"@\n" +
+	"\x05State\x12\b\n" +
+	"\x04NONE\x10\x00\x12\v\n" +
+	"\aWAITING\x10\x01\x12\n" +
+	"\n" +
+	"\x06STORED\x10\x02\x12\b\n" +
+	"\x04SEEN\x10\x03\x12\n" +
+	"\n" +
+	"\x06FAILED\x10\x04\"T\n" +
+	"\x04Kind\x12\b\n" +
+	"\x04TEXT\x10\x00\x12\t\n" +
+	"\x05TIMER\x10\x01\x12\x0e\n" +
+	"\n" +
+	"SCREENSHOT\x10\x02\x12\x0f\n" +
+	"\vMEDIA_SAVED\x10\x03\x12\b\n" +
+	"\x04CALL\x10\x04\x12\f\n" +
+	"\bACCEPTED\x10\x05\"{\n" +
+	"\x05Quote\x12\x1c\n" +
+	"\ttimestamp\x18\x01 \x01(\x03R\ttimestamp\x12\x1a\n" +
+	"\boutgoing\x18\x02 \x01(\bR\boutgoing\x12\x14\n" +
+	"\x05found\x18\x03 \x01(\bR\x05found\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\x12\x0e\n" +
+	"\x02id\x18\x05 \x01(\x04R\x02id\"<\n" +
+	"\bReaction\x12\x14\n" +
+	"\x05emoji\x18\x01 \x01(\tR\x05emoji\x12\x1a\n" +
+	"\boutgoing\x18\x02 \x01(\bR\boutgoing\"1\n" +
+	"\aPreview\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x14\n" +
+	"\x05title\x18\x02 \x01(\tR\x05title\"\xa6\x01\n" +
+	"\n" +
+	"Attachment\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x14\n" +
+	"\x05voice\x18\x04 \x01(\bR\x05voice\x12\x14\n" +
+	"\x05width\x18\x05 \x01(\rR\x05width\x12\x16\n" +
+	"\x06height\x18\x06 \x01(\rR\x06height\x12\x18\n" +
+	"\acaption\x18\a \x01(\tR\acaption\"2\n" +
+	"\n" +
+	"Invitation\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"`\n" +
+	"\fReactRequest\x12\x12\n" +
+	"\x04with\x18\x01 \x01(\tR\x04with\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x14\n" +
+	"\x05emoji\x18\x03 \x01(\tR\x05emoji\x12\x16\n" +
+	"\x06remove\x18\x04 \x01(\bR\x06remove\"3\n" +
+	"\rUnsendRequest\x12\x12\n" +
+	"\x04with\x18\x01 \x01(\tR\x04with\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\"J\n" +
+	"\x0fSetTimerRequest\x12\x12\n" +
+	"\x04with\x18\x01 \x01(\tR\x04with\x12#\n" +
+	"\x05timer\x18\x02 \x01(\v2\r.hearth.TimerR\x05timer\"\x11\n" +
+	"\x0fRequestsRequest\"\x1e\n" +
+	"\n" +
+	"WhoRequest\x12\x10\n" +
+	"\x03who\x18\x01 \x01(\tR\x03who\"\x0e\n" +
+	"\fDeclineReply\"=\n" +
+	"\rTypingRequest\x12\x12\n" +
+	"\x04with\x18\x01 \x01(\tR\x04with\x12\x18\n" +
+	"\astopped\x18\x02 \x01(\bR\astopped\"\r\n" +
+	"\vTypingReply\"\xae\x01\n" +
+	"\x0fSettingsRequest\x12&\n" +
+	"\fdisplay_name\x18\x01 \x01(\tH\x00R\vdisplayName\x88\x01\x01\x12(\n" +
+	"\rread_receipts\x18\x02 \x01(\bH\x01R\freadReceipts\x88\x01\x01\x12\x1b\n" +
+	"\x06typing\x18\x03 \x01(\bH\x02R\x06typing\x88\x01\x01B\x0f\n" +
+	"\r_display_nameB\x10\n" +
+	"\x0e_read_receiptsB\t\n" +
+	"\a_typing\"o\n" +
+	"\rSettingsReply\x12!\n" +
+	"\fdisplay_name\x18\x01 \x01(\tR\vdisplayName\x12#\n" +
+	"\rread_receipts\x18\x02 \x01(\bR\freadReceipts\x12\x16\n" +
+	"\x06typing\x18\x03 \x01(\bR\x06typing\"\x0f\n" +
+	"\rEventsRequest\"\xc5\x02\n" +
 	"\x05Event\x12.\n" +
 	"\x05state\x18\x01 \x01(\v2\x16.hearth.MessengerStateH\x00R\x05state\x12-\n" +
 	"\breceived\x18\x02 \x01(\v2\x0f.hearth.MessageH\x00R\breceived\x12%\n" +
-	"\x04sent\x18\x03 \x01(\v2\x0f.hearth.MessageH\x00R\x04sentB\a\n" +
-	"\x05event2\xfe\x03\n" +
+	"\x04sent\x18\x03 \x01(\v2\x0f.hearth.MessageH\x00R\x04sent\x12*\n" +
+	"\aupdated\x18\x04 \x01(\v2\x0e.hearth.UpdateH\x00R\aupdated\x12+\n" +
+	"\arequest\x18\x05 \x01(\v2\x0f.hearth.MessageH\x00R\arequest\x12%\n" +
+	"\x04info\x18\x06 \x01(\v2\x0f.hearth.MessageH\x00R\x04info\x12-\n" +
+	"\x06typing\x18\a \x01(\v2\x13.hearth.TypingEventH\x00R\x06typingB\a\n" +
+	"\x05event\"\xa8\x01\n" +
+	"\x06Update\x12-\n" +
+	"\x06change\x18\x01 \x01(\x0e2\x15.hearth.Update.ChangeR\x06change\x12)\n" +
+	"\amessage\x18\x02 \x01(\v2\x0f.hearth.MessageR\amessage\"D\n" +
+	"\x06Change\x12\t\n" +
+	"\x05STATE\x10\x00\x12\f\n" +
+	"\bREACTION\x10\x01\x12\n" +
+	"\n" +
+	"\x06UNSENT\x10\x02\x12\v\n" +
+	"\aEXPIRED\x10\x03\x12\b\n" +
+	"\x04READ\x10\x04\"F\n" +
+	"\vTypingEvent\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x18\n" +
+	"\astopped\x18\x02 \x01(\bR\astopped\":\n" +
+	"\x0eRestoreRequest\x12\x10\n" +
+	"\x03pin\x18\x01 \x01(\tR\x03pin\x12\x16\n" +
+	"\x06phrase\x18\x02 \x01(\tR\x06phrase\"=\n" +
+	"\x10ChangePINRequest\x12\x10\n" +
+	"\x03pin\x18\x01 \x01(\tR\x03pin\x12\x17\n" +
+	"\anew_pin\x18\x02 \x01(\tR\x06newPin\"\r\n" +
+	"\vLockRequest\"7\n" +
+	"\vWipeRequest\x12\x10\n" +
+	"\x03pin\x18\x01 \x01(\tR\x03pin\x12\x16\n" +
+	"\x06anyway\x18\x02 \x01(\bR\x06anyway\"\x89\x01\n" +
+	"\tWipeReply\x12\x14\n" +
+	"\x05wiped\x18\x01 \x01(\bR\x05wiped\x12\x1c\n" +
+	"\tconfirmed\x18\x02 \x01(\rR\tconfirmed\x12\x14\n" +
+	"\x05swarm\x18\x03 \x01(\rR\x05swarm\x12\x18\n" +
+	"\adeleted\x18\x04 \x01(\rR\adeleted\x12\x18\n" +
+	"\atrouble\x18\x05 \x01(\tR\atrouble2\xe5\t\n" +
 	"\tMessenger\x125\n" +
 	"\x05State\x12\x14.hearth.StateRequest\x1a\x16.hearth.MessengerState\x127\n" +
 	"\x06Create\x12\x15.hearth.CreateRequest\x1a\x16.hearth.MessengerState\x127\n" +
@@ -1139,8 +3011,22 @@ const file_messenger_proto_rawDesc = "" +
 	"\bContacts\x12\x17.hearth.ContactsRequest\x1a\x15.hearth.ContactsReply\x128\n" +
 	"\n" +
 	"AddContact\x12\x19.hearth.AddContactRequest\x1a\x0f.hearth.Contact\x12:\n" +
-	"\bMessages\x12\x17.hearth.MessagesRequest\x1a\x15.hearth.MessagesReply\x120\n" +
-	"\x06Events\x12\x15.hearth.EventsRequest\x1a\r.hearth.Event0\x01B\x11Z\x0fhearth/node/apib\x06proto3"
+	"\bMessages\x12\x17.hearth.MessagesRequest\x1a\x15.hearth.MessagesReply\x12.\n" +
+	"\x05React\x12\x14.hearth.ReactRequest\x1a\x0f.hearth.Message\x120\n" +
+	"\x06Unsend\x12\x15.hearth.UnsendRequest\x1a\x0f.hearth.Message\x124\n" +
+	"\bSetTimer\x12\x17.hearth.SetTimerRequest\x1a\x0f.hearth.Contact\x12:\n" +
+	"\bRequests\x12\x17.hearth.RequestsRequest\x1a\x15.hearth.ContactsReply\x12-\n" +
+	"\x06Accept\x12\x12.hearth.WhoRequest\x1a\x0f.hearth.Contact\x123\n" +
+	"\aDecline\x12\x12.hearth.WhoRequest\x1a\x14.hearth.DeclineReply\x12,\n" +
+	"\x05Block\x12\x12.hearth.WhoRequest\x1a\x0f.hearth.Contact\x12.\n" +
+	"\aUnblock\x12\x12.hearth.WhoRequest\x1a\x0f.hearth.Contact\x124\n" +
+	"\x06Typing\x12\x15.hearth.TypingRequest\x1a\x13.hearth.TypingReply\x12:\n" +
+	"\bSettings\x12\x17.hearth.SettingsRequest\x1a\x15.hearth.SettingsReply\x120\n" +
+	"\x06Events\x12\x15.hearth.EventsRequest\x1a\r.hearth.Event0\x01\x129\n" +
+	"\aRestore\x12\x16.hearth.RestoreRequest\x1a\x16.hearth.MessengerState\x12=\n" +
+	"\tChangePIN\x12\x18.hearth.ChangePINRequest\x1a\x16.hearth.MessengerState\x123\n" +
+	"\x04Lock\x12\x13.hearth.LockRequest\x1a\x16.hearth.MessengerState\x12.\n" +
+	"\x04Wipe\x12\x13.hearth.WipeRequest\x1a\x11.hearth.WipeReplyB\x11Z\x0fhearth/node/apib\x06proto3"
 
 var (
 	file_messenger_proto_rawDescOnce sync.Once
@@ -1154,58 +3040,131 @@ func file_messenger_proto_rawDescGZIP() []byte {
 	return file_messenger_proto_rawDescData
 }
 
-var file_messenger_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_messenger_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_messenger_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_messenger_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_messenger_proto_goTypes = []any{
 	(MessengerState_Account)(0), // 0: hearth.MessengerState.Account
-	(*StateRequest)(nil),        // 1: hearth.StateRequest
-	(*MessengerState)(nil),      // 2: hearth.MessengerState
-	(*CreateRequest)(nil),       // 3: hearth.CreateRequest
-	(*UnlockRequest)(nil),       // 4: hearth.UnlockRequest
-	(*PhraseRequest)(nil),       // 5: hearth.PhraseRequest
-	(*PhraseReply)(nil),         // 6: hearth.PhraseReply
-	(*SendRequest)(nil),         // 7: hearth.SendRequest
-	(*SendReply)(nil),           // 8: hearth.SendReply
-	(*ContactsRequest)(nil),     // 9: hearth.ContactsRequest
-	(*ContactsReply)(nil),       // 10: hearth.ContactsReply
-	(*AddContactRequest)(nil),   // 11: hearth.AddContactRequest
-	(*Contact)(nil),             // 12: hearth.Contact
-	(*MessagesRequest)(nil),     // 13: hearth.MessagesRequest
-	(*MessagesReply)(nil),       // 14: hearth.MessagesReply
-	(*Message)(nil),             // 15: hearth.Message
-	(*EventsRequest)(nil),       // 16: hearth.EventsRequest
-	(*Event)(nil),               // 17: hearth.Event
+	(Timer_Type)(0),             // 1: hearth.Timer.Type
+	(Message_State)(0),          // 2: hearth.Message.State
+	(Message_Kind)(0),           // 3: hearth.Message.Kind
+	(Update_Change)(0),          // 4: hearth.Update.Change
+	(*StateRequest)(nil),        // 5: hearth.StateRequest
+	(*MessengerState)(nil),      // 6: hearth.MessengerState
+	(*CreateRequest)(nil),       // 7: hearth.CreateRequest
+	(*UnlockRequest)(nil),       // 8: hearth.UnlockRequest
+	(*PhraseRequest)(nil),       // 9: hearth.PhraseRequest
+	(*PhraseReply)(nil),         // 10: hearth.PhraseReply
+	(*SendRequest)(nil),         // 11: hearth.SendRequest
+	(*SendReply)(nil),           // 12: hearth.SendReply
+	(*ContactsRequest)(nil),     // 13: hearth.ContactsRequest
+	(*ContactsReply)(nil),       // 14: hearth.ContactsReply
+	(*AddContactRequest)(nil),   // 15: hearth.AddContactRequest
+	(*Contact)(nil),             // 16: hearth.Contact
+	(*Timer)(nil),               // 17: hearth.Timer
+	(*MessagesRequest)(nil),     // 18: hearth.MessagesRequest
+	(*MessagesReply)(nil),       // 19: hearth.MessagesReply
+	(*Message)(nil),             // 20: hearth.Message
+	(*Quote)(nil),               // 21: hearth.Quote
+	(*Reaction)(nil),            // 22: hearth.Reaction
+	(*Preview)(nil),             // 23: hearth.Preview
+	(*Attachment)(nil),          // 24: hearth.Attachment
+	(*Invitation)(nil),          // 25: hearth.Invitation
+	(*ReactRequest)(nil),        // 26: hearth.ReactRequest
+	(*UnsendRequest)(nil),       // 27: hearth.UnsendRequest
+	(*SetTimerRequest)(nil),     // 28: hearth.SetTimerRequest
+	(*RequestsRequest)(nil),     // 29: hearth.RequestsRequest
+	(*WhoRequest)(nil),          // 30: hearth.WhoRequest
+	(*DeclineReply)(nil),        // 31: hearth.DeclineReply
+	(*TypingRequest)(nil),       // 32: hearth.TypingRequest
+	(*TypingReply)(nil),         // 33: hearth.TypingReply
+	(*SettingsRequest)(nil),     // 34: hearth.SettingsRequest
+	(*SettingsReply)(nil),       // 35: hearth.SettingsReply
+	(*EventsRequest)(nil),       // 36: hearth.EventsRequest
+	(*Event)(nil),               // 37: hearth.Event
+	(*Update)(nil),              // 38: hearth.Update
+	(*TypingEvent)(nil),         // 39: hearth.TypingEvent
+	(*RestoreRequest)(nil),      // 40: hearth.RestoreRequest
+	(*ChangePINRequest)(nil),    // 41: hearth.ChangePINRequest
+	(*LockRequest)(nil),         // 42: hearth.LockRequest
+	(*WipeRequest)(nil),         // 43: hearth.WipeRequest
+	(*WipeReply)(nil),           // 44: hearth.WipeReply
 }
 var file_messenger_proto_depIdxs = []int32{
 	0,  // 0: hearth.MessengerState.account:type_name -> hearth.MessengerState.Account
-	12, // 1: hearth.ContactsReply.contacts:type_name -> hearth.Contact
-	15, // 2: hearth.MessagesReply.messages:type_name -> hearth.Message
-	2,  // 3: hearth.Event.state:type_name -> hearth.MessengerState
-	15, // 4: hearth.Event.received:type_name -> hearth.Message
-	15, // 5: hearth.Event.sent:type_name -> hearth.Message
-	1,  // 6: hearth.Messenger.State:input_type -> hearth.StateRequest
-	3,  // 7: hearth.Messenger.Create:input_type -> hearth.CreateRequest
-	4,  // 8: hearth.Messenger.Unlock:input_type -> hearth.UnlockRequest
-	5,  // 9: hearth.Messenger.Phrase:input_type -> hearth.PhraseRequest
-	7,  // 10: hearth.Messenger.Send:input_type -> hearth.SendRequest
-	9,  // 11: hearth.Messenger.Contacts:input_type -> hearth.ContactsRequest
-	11, // 12: hearth.Messenger.AddContact:input_type -> hearth.AddContactRequest
-	13, // 13: hearth.Messenger.Messages:input_type -> hearth.MessagesRequest
-	16, // 14: hearth.Messenger.Events:input_type -> hearth.EventsRequest
-	2,  // 15: hearth.Messenger.State:output_type -> hearth.MessengerState
-	2,  // 16: hearth.Messenger.Create:output_type -> hearth.MessengerState
-	2,  // 17: hearth.Messenger.Unlock:output_type -> hearth.MessengerState
-	6,  // 18: hearth.Messenger.Phrase:output_type -> hearth.PhraseReply
-	8,  // 19: hearth.Messenger.Send:output_type -> hearth.SendReply
-	10, // 20: hearth.Messenger.Contacts:output_type -> hearth.ContactsReply
-	12, // 21: hearth.Messenger.AddContact:output_type -> hearth.Contact
-	14, // 22: hearth.Messenger.Messages:output_type -> hearth.MessagesReply
-	17, // 23: hearth.Messenger.Events:output_type -> hearth.Event
-	15, // [15:24] is the sub-list for method output_type
-	6,  // [6:15] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	2,  // 1: hearth.SendReply.state:type_name -> hearth.Message.State
+	16, // 2: hearth.ContactsReply.contacts:type_name -> hearth.Contact
+	17, // 3: hearth.Contact.timer:type_name -> hearth.Timer
+	1,  // 4: hearth.Timer.type:type_name -> hearth.Timer.Type
+	20, // 5: hearth.MessagesReply.messages:type_name -> hearth.Message
+	2,  // 6: hearth.Message.state:type_name -> hearth.Message.State
+	3,  // 7: hearth.Message.kind:type_name -> hearth.Message.Kind
+	21, // 8: hearth.Message.quote:type_name -> hearth.Quote
+	22, // 9: hearth.Message.reactions:type_name -> hearth.Reaction
+	23, // 10: hearth.Message.preview:type_name -> hearth.Preview
+	24, // 11: hearth.Message.attachments:type_name -> hearth.Attachment
+	17, // 12: hearth.Message.timer:type_name -> hearth.Timer
+	25, // 13: hearth.Message.invitation:type_name -> hearth.Invitation
+	17, // 14: hearth.SetTimerRequest.timer:type_name -> hearth.Timer
+	6,  // 15: hearth.Event.state:type_name -> hearth.MessengerState
+	20, // 16: hearth.Event.received:type_name -> hearth.Message
+	20, // 17: hearth.Event.sent:type_name -> hearth.Message
+	38, // 18: hearth.Event.updated:type_name -> hearth.Update
+	20, // 19: hearth.Event.request:type_name -> hearth.Message
+	20, // 20: hearth.Event.info:type_name -> hearth.Message
+	39, // 21: hearth.Event.typing:type_name -> hearth.TypingEvent
+	4,  // 22: hearth.Update.change:type_name -> hearth.Update.Change
+	20, // 23: hearth.Update.message:type_name -> hearth.Message
+	5,  // 24: hearth.Messenger.State:input_type -> hearth.StateRequest
+	7,  // 25: hearth.Messenger.Create:input_type -> hearth.CreateRequest
+	8,  // 26: hearth.Messenger.Unlock:input_type -> hearth.UnlockRequest
+	9,  // 27: hearth.Messenger.Phrase:input_type -> hearth.PhraseRequest
+	11, // 28: hearth.Messenger.Send:input_type -> hearth.SendRequest
+	13, // 29: hearth.Messenger.Contacts:input_type -> hearth.ContactsRequest
+	15, // 30: hearth.Messenger.AddContact:input_type -> hearth.AddContactRequest
+	18, // 31: hearth.Messenger.Messages:input_type -> hearth.MessagesRequest
+	26, // 32: hearth.Messenger.React:input_type -> hearth.ReactRequest
+	27, // 33: hearth.Messenger.Unsend:input_type -> hearth.UnsendRequest
+	28, // 34: hearth.Messenger.SetTimer:input_type -> hearth.SetTimerRequest
+	29, // 35: hearth.Messenger.Requests:input_type -> hearth.RequestsRequest
+	30, // 36: hearth.Messenger.Accept:input_type -> hearth.WhoRequest
+	30, // 37: hearth.Messenger.Decline:input_type -> hearth.WhoRequest
+	30, // 38: hearth.Messenger.Block:input_type -> hearth.WhoRequest
+	30, // 39: hearth.Messenger.Unblock:input_type -> hearth.WhoRequest
+	32, // 40: hearth.Messenger.Typing:input_type -> hearth.TypingRequest
+	34, // 41: hearth.Messenger.Settings:input_type -> hearth.SettingsRequest
+	36, // 42: hearth.Messenger.Events:input_type -> hearth.EventsRequest
+	40, // 43: hearth.Messenger.Restore:input_type -> hearth.RestoreRequest
+	41, // 44: hearth.Messenger.ChangePIN:input_type -> hearth.ChangePINRequest
+	42, // 45: hearth.Messenger.Lock:input_type -> hearth.LockRequest
+	43, // 46: hearth.Messenger.Wipe:input_type -> hearth.WipeRequest
+	6,  // 47: hearth.Messenger.State:output_type -> hearth.MessengerState
+	6,  // 48: hearth.Messenger.Create:output_type -> hearth.MessengerState
+	6,  // 49: hearth.Messenger.Unlock:output_type -> hearth.MessengerState
+	10, // 50: hearth.Messenger.Phrase:output_type -> hearth.PhraseReply
+	12, // 51: hearth.Messenger.Send:output_type -> hearth.SendReply
+	14, // 52: hearth.Messenger.Contacts:output_type -> hearth.ContactsReply
+	16, // 53: hearth.Messenger.AddContact:output_type -> hearth.Contact
+	19, // 54: hearth.Messenger.Messages:output_type -> hearth.MessagesReply
+	20, // 55: hearth.Messenger.React:output_type -> hearth.Message
+	20, // 56: hearth.Messenger.Unsend:output_type -> hearth.Message
+	16, // 57: hearth.Messenger.SetTimer:output_type -> hearth.Contact
+	14, // 58: hearth.Messenger.Requests:output_type -> hearth.ContactsReply
+	16, // 59: hearth.Messenger.Accept:output_type -> hearth.Contact
+	31, // 60: hearth.Messenger.Decline:output_type -> hearth.DeclineReply
+	16, // 61: hearth.Messenger.Block:output_type -> hearth.Contact
+	16, // 62: hearth.Messenger.Unblock:output_type -> hearth.Contact
+	33, // 63: hearth.Messenger.Typing:output_type -> hearth.TypingReply
+	35, // 64: hearth.Messenger.Settings:output_type -> hearth.SettingsReply
+	37, // 65: hearth.Messenger.Events:output_type -> hearth.Event
+	6,  // 66: hearth.Messenger.Restore:output_type -> hearth.MessengerState
+	6,  // 67: hearth.Messenger.ChangePIN:output_type -> hearth.MessengerState
+	6,  // 68: hearth.Messenger.Lock:output_type -> hearth.MessengerState
+	44, // 69: hearth.Messenger.Wipe:output_type -> hearth.WipeReply
+	47, // [47:70] is the sub-list for method output_type
+	24, // [24:47] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_messenger_proto_init() }
@@ -1213,18 +3172,23 @@ func file_messenger_proto_init() {
 	if File_messenger_proto != nil {
 		return
 	}
-	file_messenger_proto_msgTypes[16].OneofWrappers = []any{
+	file_messenger_proto_msgTypes[29].OneofWrappers = []any{}
+	file_messenger_proto_msgTypes[32].OneofWrappers = []any{
 		(*Event_State)(nil),
 		(*Event_Received)(nil),
 		(*Event_Sent)(nil),
+		(*Event_Updated)(nil),
+		(*Event_Request)(nil),
+		(*Event_Info)(nil),
+		(*Event_Typing)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_messenger_proto_rawDesc), len(file_messenger_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   17,
+			NumEnums:      5,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

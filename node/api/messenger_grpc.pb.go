@@ -27,7 +27,21 @@ const (
 	Messenger_Contacts_FullMethodName   = "/hearth.Messenger/Contacts"
 	Messenger_AddContact_FullMethodName = "/hearth.Messenger/AddContact"
 	Messenger_Messages_FullMethodName   = "/hearth.Messenger/Messages"
+	Messenger_React_FullMethodName      = "/hearth.Messenger/React"
+	Messenger_Unsend_FullMethodName     = "/hearth.Messenger/Unsend"
+	Messenger_SetTimer_FullMethodName   = "/hearth.Messenger/SetTimer"
+	Messenger_Requests_FullMethodName   = "/hearth.Messenger/Requests"
+	Messenger_Accept_FullMethodName     = "/hearth.Messenger/Accept"
+	Messenger_Decline_FullMethodName    = "/hearth.Messenger/Decline"
+	Messenger_Block_FullMethodName      = "/hearth.Messenger/Block"
+	Messenger_Unblock_FullMethodName    = "/hearth.Messenger/Unblock"
+	Messenger_Typing_FullMethodName     = "/hearth.Messenger/Typing"
+	Messenger_Settings_FullMethodName   = "/hearth.Messenger/Settings"
 	Messenger_Events_FullMethodName     = "/hearth.Messenger/Events"
+	Messenger_Restore_FullMethodName    = "/hearth.Messenger/Restore"
+	Messenger_ChangePIN_FullMethodName  = "/hearth.Messenger/ChangePIN"
+	Messenger_Lock_FullMethodName       = "/hearth.Messenger/Lock"
+	Messenger_Wipe_FullMethodName       = "/hearth.Messenger/Wipe"
 )
 
 // MessengerClient is the client API for Messenger service.
@@ -46,7 +60,9 @@ type MessengerClient interface {
 	Unlock(ctx context.Context, in *UnlockRequest, opts ...grpc.CallOption) (*MessengerState, error)
 	// Phrase gives the 13-word recovery phrase after the PIN.
 	Phrase(ctx context.Context, in *PhraseRequest, opts ...grpc.CallOption) (*PhraseReply, error)
-	// Send encrypts, stores and reports where the message was stored.
+	// Send writes the message down and delivers it. It returns when the message
+	// is stored in the recipient's swarm, or after a while with state WAITING:
+	// the outbox then goes on by itself, also after a restart.
 	Send(ctx context.Context, in *SendRequest, opts ...grpc.CallOption) (*SendReply, error)
 	// Contacts lists everybody known, the latest conversation first.
 	Contacts(ctx context.Context, in *ContactsRequest, opts ...grpc.CallOption) (*ContactsReply, error)
@@ -54,8 +70,43 @@ type MessengerClient interface {
 	AddContact(ctx context.Context, in *AddContactRequest, opts ...grpc.CallOption) (*Contact, error)
 	// Messages lists one conversation, oldest first, and marks it read if asked.
 	Messages(ctx context.Context, in *MessagesRequest, opts ...grpc.CallOption) (*MessagesReply, error)
+	// React adds an emoji to a message, or takes the own one away.
+	// RESOURCE_EXHAUSTED for more than 20 a minute.
+	React(ctx context.Context, in *ReactRequest, opts ...grpc.CallOption) (*Message, error)
+	// Unsend deletes an own message for both sides.
+	Unsend(ctx context.Context, in *UnsendRequest, opts ...grpc.CallOption) (*Message, error)
+	// SetTimer makes the messages of a conversation disappear, from now on, for
+	// both sides.
+	SetTimer(ctx context.Context, in *SetTimerRequest, opts ...grpc.CallOption) (*Contact, error)
+	// Requests lists the strangers who wrote, the latest first. They are not among
+	// the contacts until they are accepted or written to.
+	Requests(ctx context.Context, in *RequestsRequest, opts ...grpc.CallOption) (*ContactsReply, error)
+	// Accept makes a contact of a stranger and tells them.
+	Accept(ctx context.Context, in *WhoRequest, opts ...grpc.CallOption) (*Contact, error)
+	// Decline deletes a request with its messages. Nothing is sent.
+	Decline(ctx context.Context, in *WhoRequest, opts ...grpc.CallOption) (*DeclineReply, error)
+	// Block drops whatever somebody writes from now on; Unblock ends that. Nothing
+	// is sent.
+	Block(ctx context.Context, in *WhoRequest, opts ...grpc.CallOption) (*Contact, error)
+	Unblock(ctx context.Context, in *WhoRequest, opts ...grpc.CallOption) (*Contact, error)
+	// Typing tells a contact that the owner is writing, if the setting allows it.
+	// Call it every 10 seconds or so while that is so.
+	Typing(ctx context.Context, in *TypingRequest, opts ...grpc.CallOption) (*TypingReply, error)
+	// Settings returns the settings after changing those that are given.
+	Settings(ctx context.Context, in *SettingsRequest, opts ...grpc.CallOption) (*SettingsReply, error)
 	// Events streams what happens from now on, until the caller leaves.
 	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
+	// Restore brings an account back from its recovery phrase and chooses its PIN.
+	// INVALID_ARGUMENT for a bad phrase; the text names the word's position.
+	Restore(ctx context.Context, in *RestoreRequest, opts ...grpc.CallOption) (*MessengerState, error)
+	// ChangePIN chooses another PIN. PERMISSION_DENIED for a wrong old one.
+	ChangePIN(ctx context.Context, in *ChangePINRequest, opts ...grpc.CallOption) (*MessengerState, error)
+	// Lock closes the account: its keys leave the memory, its database is closed.
+	Lock(ctx context.Context, in *LockRequest, opts ...grpc.CallOption) (*MessengerState, error)
+	// Wipe removes the account for good: what its swarm keeps for it, the
+	// conversations, and the sealed seed. Only the recovery phrase brings the
+	// account back then, and none of its messages.
+	Wipe(ctx context.Context, in *WipeRequest, opts ...grpc.CallOption) (*WipeReply, error)
 }
 
 type messengerClient struct {
@@ -146,6 +197,106 @@ func (c *messengerClient) Messages(ctx context.Context, in *MessagesRequest, opt
 	return out, nil
 }
 
+func (c *messengerClient) React(ctx context.Context, in *ReactRequest, opts ...grpc.CallOption) (*Message, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Message)
+	err := c.cc.Invoke(ctx, Messenger_React_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) Unsend(ctx context.Context, in *UnsendRequest, opts ...grpc.CallOption) (*Message, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Message)
+	err := c.cc.Invoke(ctx, Messenger_Unsend_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) SetTimer(ctx context.Context, in *SetTimerRequest, opts ...grpc.CallOption) (*Contact, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Contact)
+	err := c.cc.Invoke(ctx, Messenger_SetTimer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) Requests(ctx context.Context, in *RequestsRequest, opts ...grpc.CallOption) (*ContactsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ContactsReply)
+	err := c.cc.Invoke(ctx, Messenger_Requests_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) Accept(ctx context.Context, in *WhoRequest, opts ...grpc.CallOption) (*Contact, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Contact)
+	err := c.cc.Invoke(ctx, Messenger_Accept_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) Decline(ctx context.Context, in *WhoRequest, opts ...grpc.CallOption) (*DeclineReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeclineReply)
+	err := c.cc.Invoke(ctx, Messenger_Decline_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) Block(ctx context.Context, in *WhoRequest, opts ...grpc.CallOption) (*Contact, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Contact)
+	err := c.cc.Invoke(ctx, Messenger_Block_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) Unblock(ctx context.Context, in *WhoRequest, opts ...grpc.CallOption) (*Contact, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Contact)
+	err := c.cc.Invoke(ctx, Messenger_Unblock_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) Typing(ctx context.Context, in *TypingRequest, opts ...grpc.CallOption) (*TypingReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TypingReply)
+	err := c.cc.Invoke(ctx, Messenger_Typing_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) Settings(ctx context.Context, in *SettingsRequest, opts ...grpc.CallOption) (*SettingsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SettingsReply)
+	err := c.cc.Invoke(ctx, Messenger_Settings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *messengerClient) Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Messenger_ServiceDesc.Streams[0], Messenger_Events_FullMethodName, cOpts...)
@@ -165,6 +316,46 @@ func (c *messengerClient) Events(ctx context.Context, in *EventsRequest, opts ..
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Messenger_EventsClient = grpc.ServerStreamingClient[Event]
 
+func (c *messengerClient) Restore(ctx context.Context, in *RestoreRequest, opts ...grpc.CallOption) (*MessengerState, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MessengerState)
+	err := c.cc.Invoke(ctx, Messenger_Restore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) ChangePIN(ctx context.Context, in *ChangePINRequest, opts ...grpc.CallOption) (*MessengerState, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MessengerState)
+	err := c.cc.Invoke(ctx, Messenger_ChangePIN_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) Lock(ctx context.Context, in *LockRequest, opts ...grpc.CallOption) (*MessengerState, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MessengerState)
+	err := c.cc.Invoke(ctx, Messenger_Lock_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) Wipe(ctx context.Context, in *WipeRequest, opts ...grpc.CallOption) (*WipeReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WipeReply)
+	err := c.cc.Invoke(ctx, Messenger_Wipe_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MessengerServer is the server API for Messenger service.
 // All implementations must embed UnimplementedMessengerServer
 // for forward compatibility.
@@ -181,7 +372,9 @@ type MessengerServer interface {
 	Unlock(context.Context, *UnlockRequest) (*MessengerState, error)
 	// Phrase gives the 13-word recovery phrase after the PIN.
 	Phrase(context.Context, *PhraseRequest) (*PhraseReply, error)
-	// Send encrypts, stores and reports where the message was stored.
+	// Send writes the message down and delivers it. It returns when the message
+	// is stored in the recipient's swarm, or after a while with state WAITING:
+	// the outbox then goes on by itself, also after a restart.
 	Send(context.Context, *SendRequest) (*SendReply, error)
 	// Contacts lists everybody known, the latest conversation first.
 	Contacts(context.Context, *ContactsRequest) (*ContactsReply, error)
@@ -189,8 +382,43 @@ type MessengerServer interface {
 	AddContact(context.Context, *AddContactRequest) (*Contact, error)
 	// Messages lists one conversation, oldest first, and marks it read if asked.
 	Messages(context.Context, *MessagesRequest) (*MessagesReply, error)
+	// React adds an emoji to a message, or takes the own one away.
+	// RESOURCE_EXHAUSTED for more than 20 a minute.
+	React(context.Context, *ReactRequest) (*Message, error)
+	// Unsend deletes an own message for both sides.
+	Unsend(context.Context, *UnsendRequest) (*Message, error)
+	// SetTimer makes the messages of a conversation disappear, from now on, for
+	// both sides.
+	SetTimer(context.Context, *SetTimerRequest) (*Contact, error)
+	// Requests lists the strangers who wrote, the latest first. They are not among
+	// the contacts until they are accepted or written to.
+	Requests(context.Context, *RequestsRequest) (*ContactsReply, error)
+	// Accept makes a contact of a stranger and tells them.
+	Accept(context.Context, *WhoRequest) (*Contact, error)
+	// Decline deletes a request with its messages. Nothing is sent.
+	Decline(context.Context, *WhoRequest) (*DeclineReply, error)
+	// Block drops whatever somebody writes from now on; Unblock ends that. Nothing
+	// is sent.
+	Block(context.Context, *WhoRequest) (*Contact, error)
+	Unblock(context.Context, *WhoRequest) (*Contact, error)
+	// Typing tells a contact that the owner is writing, if the setting allows it.
+	// Call it every 10 seconds or so while that is so.
+	Typing(context.Context, *TypingRequest) (*TypingReply, error)
+	// Settings returns the settings after changing those that are given.
+	Settings(context.Context, *SettingsRequest) (*SettingsReply, error)
 	// Events streams what happens from now on, until the caller leaves.
 	Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error
+	// Restore brings an account back from its recovery phrase and chooses its PIN.
+	// INVALID_ARGUMENT for a bad phrase; the text names the word's position.
+	Restore(context.Context, *RestoreRequest) (*MessengerState, error)
+	// ChangePIN chooses another PIN. PERMISSION_DENIED for a wrong old one.
+	ChangePIN(context.Context, *ChangePINRequest) (*MessengerState, error)
+	// Lock closes the account: its keys leave the memory, its database is closed.
+	Lock(context.Context, *LockRequest) (*MessengerState, error)
+	// Wipe removes the account for good: what its swarm keeps for it, the
+	// conversations, and the sealed seed. Only the recovery phrase brings the
+	// account back then, and none of its messages.
+	Wipe(context.Context, *WipeRequest) (*WipeReply, error)
 	mustEmbedUnimplementedMessengerServer()
 }
 
@@ -225,8 +453,50 @@ func (UnimplementedMessengerServer) AddContact(context.Context, *AddContactReque
 func (UnimplementedMessengerServer) Messages(context.Context, *MessagesRequest) (*MessagesReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Messages not implemented")
 }
+func (UnimplementedMessengerServer) React(context.Context, *ReactRequest) (*Message, error) {
+	return nil, status.Error(codes.Unimplemented, "method React not implemented")
+}
+func (UnimplementedMessengerServer) Unsend(context.Context, *UnsendRequest) (*Message, error) {
+	return nil, status.Error(codes.Unimplemented, "method Unsend not implemented")
+}
+func (UnimplementedMessengerServer) SetTimer(context.Context, *SetTimerRequest) (*Contact, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetTimer not implemented")
+}
+func (UnimplementedMessengerServer) Requests(context.Context, *RequestsRequest) (*ContactsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Requests not implemented")
+}
+func (UnimplementedMessengerServer) Accept(context.Context, *WhoRequest) (*Contact, error) {
+	return nil, status.Error(codes.Unimplemented, "method Accept not implemented")
+}
+func (UnimplementedMessengerServer) Decline(context.Context, *WhoRequest) (*DeclineReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Decline not implemented")
+}
+func (UnimplementedMessengerServer) Block(context.Context, *WhoRequest) (*Contact, error) {
+	return nil, status.Error(codes.Unimplemented, "method Block not implemented")
+}
+func (UnimplementedMessengerServer) Unblock(context.Context, *WhoRequest) (*Contact, error) {
+	return nil, status.Error(codes.Unimplemented, "method Unblock not implemented")
+}
+func (UnimplementedMessengerServer) Typing(context.Context, *TypingRequest) (*TypingReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Typing not implemented")
+}
+func (UnimplementedMessengerServer) Settings(context.Context, *SettingsRequest) (*SettingsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Settings not implemented")
+}
 func (UnimplementedMessengerServer) Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error {
 	return status.Error(codes.Unimplemented, "method Events not implemented")
+}
+func (UnimplementedMessengerServer) Restore(context.Context, *RestoreRequest) (*MessengerState, error) {
+	return nil, status.Error(codes.Unimplemented, "method Restore not implemented")
+}
+func (UnimplementedMessengerServer) ChangePIN(context.Context, *ChangePINRequest) (*MessengerState, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChangePIN not implemented")
+}
+func (UnimplementedMessengerServer) Lock(context.Context, *LockRequest) (*MessengerState, error) {
+	return nil, status.Error(codes.Unimplemented, "method Lock not implemented")
+}
+func (UnimplementedMessengerServer) Wipe(context.Context, *WipeRequest) (*WipeReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Wipe not implemented")
 }
 func (UnimplementedMessengerServer) mustEmbedUnimplementedMessengerServer() {}
 func (UnimplementedMessengerServer) testEmbeddedByValue()                   {}
@@ -393,6 +663,186 @@ func _Messenger_Messages_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Messenger_React_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReactRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).React(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_React_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).React(ctx, req.(*ReactRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_Unsend_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnsendRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).Unsend(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_Unsend_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).Unsend(ctx, req.(*UnsendRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_SetTimer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetTimerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).SetTimer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_SetTimer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).SetTimer(ctx, req.(*SetTimerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_Requests_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RequestsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).Requests(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_Requests_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).Requests(ctx, req.(*RequestsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_Accept_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WhoRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).Accept(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_Accept_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).Accept(ctx, req.(*WhoRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_Decline_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WhoRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).Decline(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_Decline_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).Decline(ctx, req.(*WhoRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_Block_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WhoRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).Block(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_Block_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).Block(ctx, req.(*WhoRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_Unblock_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WhoRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).Unblock(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_Unblock_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).Unblock(ctx, req.(*WhoRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_Typing_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TypingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).Typing(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_Typing_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).Typing(ctx, req.(*TypingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_Settings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SettingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).Settings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_Settings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).Settings(ctx, req.(*SettingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Messenger_Events_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(EventsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -403,6 +853,78 @@ func _Messenger_Events_Handler(srv interface{}, stream grpc.ServerStream) error 
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Messenger_EventsServer = grpc.ServerStreamingServer[Event]
+
+func _Messenger_Restore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).Restore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_Restore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).Restore(ctx, req.(*RestoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_ChangePIN_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChangePINRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).ChangePIN(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_ChangePIN_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).ChangePIN(ctx, req.(*ChangePINRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_Lock_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LockRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).Lock(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_Lock_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).Lock(ctx, req.(*LockRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_Wipe_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WipeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).Wipe(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_Wipe_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).Wipe(ctx, req.(*WipeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
 
 // Messenger_ServiceDesc is the grpc.ServiceDesc for Messenger service.
 // It's only intended for direct use with grpc.RegisterService,
@@ -442,6 +964,62 @@ var Messenger_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Messages",
 			Handler:    _Messenger_Messages_Handler,
+		},
+		{
+			MethodName: "React",
+			Handler:    _Messenger_React_Handler,
+		},
+		{
+			MethodName: "Unsend",
+			Handler:    _Messenger_Unsend_Handler,
+		},
+		{
+			MethodName: "SetTimer",
+			Handler:    _Messenger_SetTimer_Handler,
+		},
+		{
+			MethodName: "Requests",
+			Handler:    _Messenger_Requests_Handler,
+		},
+		{
+			MethodName: "Accept",
+			Handler:    _Messenger_Accept_Handler,
+		},
+		{
+			MethodName: "Decline",
+			Handler:    _Messenger_Decline_Handler,
+		},
+		{
+			MethodName: "Block",
+			Handler:    _Messenger_Block_Handler,
+		},
+		{
+			MethodName: "Unblock",
+			Handler:    _Messenger_Unblock_Handler,
+		},
+		{
+			MethodName: "Typing",
+			Handler:    _Messenger_Typing_Handler,
+		},
+		{
+			MethodName: "Settings",
+			Handler:    _Messenger_Settings_Handler,
+		},
+		{
+			MethodName: "Restore",
+			Handler:    _Messenger_Restore_Handler,
+		},
+		{
+			MethodName: "ChangePIN",
+			Handler:    _Messenger_ChangePIN_Handler,
+		},
+		{
+			MethodName: "Lock",
+			Handler:    _Messenger_Lock_Handler,
+		},
+		{
+			MethodName: "Wipe",
+			Handler:    _Messenger_Wipe_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -62,15 +62,19 @@ type NodeStatus struct {
 	Ed25519       string                 `protobuf:"bytes,1,opt,name=ed25519,proto3" json:"ed25519,omitempty"`                                // the node's public key, hex
 	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`                                // public ip:port
 	Ready         bool                   `protobuf:"varint,3,opt,name=ready,proto3" json:"ready,omitempty"`                                   // listed, in a swarm, serving
-	Trouble       string                 `protobuf:"bytes,4,opt,name=trouble,proto3" json:"trouble,omitempty"`                                // why it is not ready, for people
+	Trouble       string                 `protobuf:"bytes,4,opt,name=trouble,proto3" json:"trouble,omitempty"`                                // why it is not ready, or what it needs soon; for people
 	Swarm         string                 `protobuf:"bytes,5,opt,name=swarm,proto3" json:"swarm,omitempty"`                                    // own swarm id, hex
 	SwarmMembers  uint32                 `protobuf:"varint,6,opt,name=swarm_members,json=swarmMembers,proto3" json:"swarm_members,omitempty"` // this node included
-	KnownNodes    uint32                 `protobuf:"varint,7,opt,name=known_nodes,json=knownNodes,proto3" json:"known_nodes,omitempty"`
-	Messages      uint64                 `protobuf:"varint,8,opt,name=messages,proto3" json:"messages,omitempty"`  // kept now
-	Bytes         uint64                 `protobuf:"varint,9,opt,name=bytes,proto3" json:"bytes,omitempty"`        // of message data kept now
-	Onions        uint64                 `protobuf:"varint,10,opt,name=onions,proto3" json:"onions,omitempty"`     // layers handled since start
-	Requests      uint64                 `protobuf:"varint,11,opt,name=requests,proto3" json:"requests,omitempty"` // storage requests handled since start
-	Started       int64                  `protobuf:"varint,12,opt,name=started,proto3" json:"started,omitempty"`   // Unix milliseconds
+	KnownNodes    uint32                 `protobuf:"varint,7,opt,name=known_nodes,json=knownNodes,proto3" json:"known_nodes,omitempty"`       // the others, as in PeersReply
+	Messages      uint64                 `protobuf:"varint,8,opt,name=messages,proto3" json:"messages,omitempty"`                             // kept now
+	Bytes         uint64                 `protobuf:"varint,9,opt,name=bytes,proto3" json:"bytes,omitempty"`                                   // of message data kept now
+	Onions        uint64                 `protobuf:"varint,10,opt,name=onions,proto3" json:"onions,omitempty"`                                // layers handled since start
+	Requests      uint64                 `protobuf:"varint,11,opt,name=requests,proto3" json:"requests,omitempty"`                            // storage requests handled since start
+	Started       int64                  `protobuf:"varint,12,opt,name=started,proto3" json:"started,omitempty"`                              // Unix milliseconds
+	Files         uint64                 `protobuf:"varint,13,opt,name=files,proto3" json:"files,omitempty"`                                  // kept now
+	FileBytes     uint64                 `protobuf:"varint,14,opt,name=file_bytes,json=fileBytes,proto3" json:"file_bytes,omitempty"`         // of disk that they take
+	FileQuota     uint64                 `protobuf:"varint,15,opt,name=file_quota,json=fileQuota,proto3" json:"file_quota,omitempty"`         // that they may take
+	FilesTrouble  string                 `protobuf:"bytes,16,opt,name=files_trouble,json=filesTrouble,proto3" json:"files_trouble,omitempty"` // no room for files any more, or soon none; for people
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -187,6 +191,34 @@ func (x *NodeStatus) GetStarted() int64 {
 		return x.Started
 	}
 	return 0
+}
+
+func (x *NodeStatus) GetFiles() uint64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetFileBytes() uint64 {
+	if x != nil {
+		return x.FileBytes
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetFileQuota() uint64 {
+	if x != nil {
+		return x.FileQuota
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetFilesTrouble() string {
+	if x != nil {
+		return x.FilesTrouble
+	}
+	return ""
 }
 
 type PeersRequest struct {
@@ -343,7 +375,7 @@ const file_node_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
 	"node.proto\x12\x06hearth\"\x13\n" +
-	"\x11NodeStatusRequest\"\xcc\x02\n" +
+	"\x11NodeStatusRequest\"\xc5\x03\n" +
 	"\n" +
 	"NodeStatus\x12\x18\n" +
 	"\aed25519\x18\x01 \x01(\tR\aed25519\x12\x18\n" +
@@ -359,7 +391,13 @@ const file_node_proto_rawDesc = "" +
 	"\x06onions\x18\n" +
 	" \x01(\x04R\x06onions\x12\x1a\n" +
 	"\brequests\x18\v \x01(\x04R\brequests\x12\x18\n" +
-	"\astarted\x18\f \x01(\x03R\astarted\"\x0e\n" +
+	"\astarted\x18\f \x01(\x03R\astarted\x12\x14\n" +
+	"\x05files\x18\r \x01(\x04R\x05files\x12\x1d\n" +
+	"\n" +
+	"file_bytes\x18\x0e \x01(\x04R\tfileBytes\x12\x1d\n" +
+	"\n" +
+	"file_quota\x18\x0f \x01(\x04R\tfileQuota\x12#\n" +
+	"\rfiles_trouble\x18\x10 \x01(\tR\ffilesTrouble\"\x0e\n" +
 	"\fPeersRequest\"0\n" +
 	"\n" +
 	"PeersReply\x12\"\n" +

@@ -340,6 +340,226 @@ func (x *NodeSeedReply) GetSeed() []byte {
 	return nil
 }
 
+type RestoreAccountRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pin           string                 `protobuf:"bytes,1,opt,name=pin,proto3" json:"pin,omitempty"`
+	Seed          []byte                 `protobuf:"bytes,2,opt,name=seed,proto3" json:"seed,omitempty"` // 16 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreAccountRequest) Reset() {
+	*x = RestoreAccountRequest{}
+	mi := &file_vault_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreAccountRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreAccountRequest) ProtoMessage() {}
+
+func (x *RestoreAccountRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vault_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreAccountRequest.ProtoReflect.Descriptor instead.
+func (*RestoreAccountRequest) Descriptor() ([]byte, []int) {
+	return file_vault_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RestoreAccountRequest) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
+func (x *RestoreAccountRequest) GetSeed() []byte {
+	if x != nil {
+		return x.Seed
+	}
+	return nil
+}
+
+type ResealAccountRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pin           string                 `protobuf:"bytes,1,opt,name=pin,proto3" json:"pin,omitempty"`
+	NewPin        string                 `protobuf:"bytes,2,opt,name=new_pin,json=newPin,proto3" json:"new_pin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResealAccountRequest) Reset() {
+	*x = ResealAccountRequest{}
+	mi := &file_vault_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResealAccountRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResealAccountRequest) ProtoMessage() {}
+
+func (x *ResealAccountRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vault_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResealAccountRequest.ProtoReflect.Descriptor instead.
+func (*ResealAccountRequest) Descriptor() ([]byte, []int) {
+	return file_vault_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ResealAccountRequest) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
+func (x *ResealAccountRequest) GetNewPin() string {
+	if x != nil {
+		return x.NewPin
+	}
+	return ""
+}
+
+type ResealAccountReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResealAccountReply) Reset() {
+	*x = ResealAccountReply{}
+	mi := &file_vault_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResealAccountReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResealAccountReply) ProtoMessage() {}
+
+func (x *ResealAccountReply) ProtoReflect() protoreflect.Message {
+	mi := &file_vault_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResealAccountReply.ProtoReflect.Descriptor instead.
+func (*ResealAccountReply) Descriptor() ([]byte, []int) {
+	return file_vault_proto_rawDescGZIP(), []int{9}
+}
+
+type RemoveAccountRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pin           string                 `protobuf:"bytes,1,opt,name=pin,proto3" json:"pin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveAccountRequest) Reset() {
+	*x = RemoveAccountRequest{}
+	mi := &file_vault_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveAccountRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveAccountRequest) ProtoMessage() {}
+
+func (x *RemoveAccountRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vault_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveAccountRequest.ProtoReflect.Descriptor instead.
+func (*RemoveAccountRequest) Descriptor() ([]byte, []int) {
+	return file_vault_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RemoveAccountRequest) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
+type RemoveAccountReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveAccountReply) Reset() {
+	*x = RemoveAccountReply{}
+	mi := &file_vault_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveAccountReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveAccountReply) ProtoMessage() {}
+
+func (x *RemoveAccountReply) ProtoReflect() protoreflect.Message {
+	mi := &file_vault_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveAccountReply.ProtoReflect.Descriptor instead.
+func (*RemoveAccountReply) Descriptor() ([]byte, []int) {
+	return file_vault_proto_rawDescGZIP(), []int{11}
+}
+
 var File_vault_proto protoreflect.FileDescriptor
 
 const file_vault_proto_rawDesc = "" +
@@ -361,12 +581,25 @@ const file_vault_proto_rawDesc = "" +
 	"\x04seed\x18\x01 \x01(\fR\x04seed\"\x11\n" +
 	"\x0fNodeSeedRequest\"#\n" +
 	"\rNodeSeedReply\x12\x12\n" +
-	"\x04seed\x18\x01 \x01(\fR\x04seed2\x82\x02\n" +
+	"\x04seed\x18\x01 \x01(\fR\x04seed\"=\n" +
+	"\x15RestoreAccountRequest\x12\x10\n" +
+	"\x03pin\x18\x01 \x01(\tR\x03pin\x12\x12\n" +
+	"\x04seed\x18\x02 \x01(\fR\x04seed\"A\n" +
+	"\x14ResealAccountRequest\x12\x10\n" +
+	"\x03pin\x18\x01 \x01(\tR\x03pin\x12\x17\n" +
+	"\anew_pin\x18\x02 \x01(\tR\x06newPin\"\x14\n" +
+	"\x12ResealAccountReply\"(\n" +
+	"\x14RemoveAccountRequest\x12\x10\n" +
+	"\x03pin\x18\x01 \x01(\tR\x03pin\"\x14\n" +
+	"\x12RemoveAccountReply2\xde\x03\n" +
 	"\x05Vault\x129\n" +
 	"\x06Status\x12\x1a.hearth.VaultStatusRequest\x1a\x13.hearth.VaultStatus\x12B\n" +
 	"\rCreateAccount\x12\x1c.hearth.CreateAccountRequest\x1a\x13.hearth.AccountSeed\x12>\n" +
 	"\vOpenAccount\x12\x1a.hearth.OpenAccountRequest\x1a\x13.hearth.AccountSeed\x12:\n" +
-	"\bNodeSeed\x12\x17.hearth.NodeSeedRequest\x1a\x15.hearth.NodeSeedReplyB\x11Z\x0fhearth/node/apib\x06proto3"
+	"\bNodeSeed\x12\x17.hearth.NodeSeedRequest\x1a\x15.hearth.NodeSeedReply\x12D\n" +
+	"\x0eRestoreAccount\x12\x1d.hearth.RestoreAccountRequest\x1a\x13.hearth.AccountSeed\x12I\n" +
+	"\rResealAccount\x12\x1c.hearth.ResealAccountRequest\x1a\x1a.hearth.ResealAccountReply\x12I\n" +
+	"\rRemoveAccount\x12\x1c.hearth.RemoveAccountRequest\x1a\x1a.hearth.RemoveAccountReplyB\x11Z\x0fhearth/node/apib\x06proto3"
 
 var (
 	file_vault_proto_rawDescOnce sync.Once
@@ -380,30 +613,41 @@ func file_vault_proto_rawDescGZIP() []byte {
 	return file_vault_proto_rawDescData
 }
 
-var file_vault_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_vault_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_vault_proto_goTypes = []any{
-	(*VaultStatusRequest)(nil),   // 0: hearth.VaultStatusRequest
-	(*VaultStatus)(nil),          // 1: hearth.VaultStatus
-	(*CreateAccountRequest)(nil), // 2: hearth.CreateAccountRequest
-	(*OpenAccountRequest)(nil),   // 3: hearth.OpenAccountRequest
-	(*AccountSeed)(nil),          // 4: hearth.AccountSeed
-	(*NodeSeedRequest)(nil),      // 5: hearth.NodeSeedRequest
-	(*NodeSeedReply)(nil),        // 6: hearth.NodeSeedReply
+	(*VaultStatusRequest)(nil),    // 0: hearth.VaultStatusRequest
+	(*VaultStatus)(nil),           // 1: hearth.VaultStatus
+	(*CreateAccountRequest)(nil),  // 2: hearth.CreateAccountRequest
+	(*OpenAccountRequest)(nil),    // 3: hearth.OpenAccountRequest
+	(*AccountSeed)(nil),           // 4: hearth.AccountSeed
+	(*NodeSeedRequest)(nil),       // 5: hearth.NodeSeedRequest
+	(*NodeSeedReply)(nil),         // 6: hearth.NodeSeedReply
+	(*RestoreAccountRequest)(nil), // 7: hearth.RestoreAccountRequest
+	(*ResealAccountRequest)(nil),  // 8: hearth.ResealAccountRequest
+	(*ResealAccountReply)(nil),    // 9: hearth.ResealAccountReply
+	(*RemoveAccountRequest)(nil),  // 10: hearth.RemoveAccountRequest
+	(*RemoveAccountReply)(nil),    // 11: hearth.RemoveAccountReply
 }
 var file_vault_proto_depIdxs = []int32{
-	0, // 0: hearth.Vault.Status:input_type -> hearth.VaultStatusRequest
-	2, // 1: hearth.Vault.CreateAccount:input_type -> hearth.CreateAccountRequest
-	3, // 2: hearth.Vault.OpenAccount:input_type -> hearth.OpenAccountRequest
-	5, // 3: hearth.Vault.NodeSeed:input_type -> hearth.NodeSeedRequest
-	1, // 4: hearth.Vault.Status:output_type -> hearth.VaultStatus
-	4, // 5: hearth.Vault.CreateAccount:output_type -> hearth.AccountSeed
-	4, // 6: hearth.Vault.OpenAccount:output_type -> hearth.AccountSeed
-	6, // 7: hearth.Vault.NodeSeed:output_type -> hearth.NodeSeedReply
-	4, // [4:8] is the sub-list for method output_type
-	0, // [0:4] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	0,  // 0: hearth.Vault.Status:input_type -> hearth.VaultStatusRequest
+	2,  // 1: hearth.Vault.CreateAccount:input_type -> hearth.CreateAccountRequest
+	3,  // 2: hearth.Vault.OpenAccount:input_type -> hearth.OpenAccountRequest
+	5,  // 3: hearth.Vault.NodeSeed:input_type -> hearth.NodeSeedRequest
+	7,  // 4: hearth.Vault.RestoreAccount:input_type -> hearth.RestoreAccountRequest
+	8,  // 5: hearth.Vault.ResealAccount:input_type -> hearth.ResealAccountRequest
+	10, // 6: hearth.Vault.RemoveAccount:input_type -> hearth.RemoveAccountRequest
+	1,  // 7: hearth.Vault.Status:output_type -> hearth.VaultStatus
+	4,  // 8: hearth.Vault.CreateAccount:output_type -> hearth.AccountSeed
+	4,  // 9: hearth.Vault.OpenAccount:output_type -> hearth.AccountSeed
+	6,  // 10: hearth.Vault.NodeSeed:output_type -> hearth.NodeSeedReply
+	4,  // 11: hearth.Vault.RestoreAccount:output_type -> hearth.AccountSeed
+	9,  // 12: hearth.Vault.ResealAccount:output_type -> hearth.ResealAccountReply
+	11, // 13: hearth.Vault.RemoveAccount:output_type -> hearth.RemoveAccountReply
+	7,  // [7:14] is the sub-list for method output_type
+	0,  // [0:7] is the sub-list for method input_type
+	0,  // [0:0] is the sub-list for extension type_name
+	0,  // [0:0] is the sub-list for extension extendee
+	0,  // [0:0] is the sub-list for field type_name
 }
 
 func init() { file_vault_proto_init() }
@@ -417,7 +661,7 @@ func file_vault_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vault_proto_rawDesc), len(file_vault_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,10 +19,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Vault_Status_FullMethodName        = "/hearth.Vault/Status"
-	Vault_CreateAccount_FullMethodName = "/hearth.Vault/CreateAccount"
-	Vault_OpenAccount_FullMethodName   = "/hearth.Vault/OpenAccount"
-	Vault_NodeSeed_FullMethodName      = "/hearth.Vault/NodeSeed"
+	Vault_Status_FullMethodName         = "/hearth.Vault/Status"
+	Vault_CreateAccount_FullMethodName  = "/hearth.Vault/CreateAccount"
+	Vault_OpenAccount_FullMethodName    = "/hearth.Vault/OpenAccount"
+	Vault_NodeSeed_FullMethodName       = "/hearth.Vault/NodeSeed"
+	Vault_RestoreAccount_FullMethodName = "/hearth.Vault/RestoreAccount"
+	Vault_ResealAccount_FullMethodName  = "/hearth.Vault/ResealAccount"
+	Vault_RemoveAccount_FullMethodName  = "/hearth.Vault/RemoveAccount"
 )
 
 // VaultClient is the client API for Vault service.
@@ -45,6 +48,17 @@ type VaultClient interface {
 	OpenAccount(ctx context.Context, in *OpenAccountRequest, opts ...grpc.CallOption) (*AccountSeed, error)
 	// NodeSeed unseals the node's 32-byte Ed25519 seed; the first call makes it.
 	NodeSeed(ctx context.Context, in *NodeSeedRequest, opts ...grpc.CallOption) (*NodeSeedReply, error)
+	// RestoreAccount is CreateAccount with a seed that the owner already has, from
+	// a recovery phrase.
+	RestoreAccount(ctx context.Context, in *RestoreAccountRequest, opts ...grpc.CallOption) (*AccountSeed, error)
+	// ResealAccount seals the account seed under another PIN. Errors as those of
+	// OpenAccount, for the old PIN, and INVALID_ARGUMENT for a bad new one. Whatever
+	// goes wrong, one of the two PINs opens the account.
+	ResealAccount(ctx context.Context, in *ResealAccountRequest, opts ...grpc.CallOption) (*ResealAccountReply, error)
+	// RemoveAccount removes the sealed seed for good and gives the TPM back what the
+	// account took of it. Errors as those of OpenAccount; a seed that this TPM will
+	// never open is removed without the PIN's help.
+	RemoveAccount(ctx context.Context, in *RemoveAccountRequest, opts ...grpc.CallOption) (*RemoveAccountReply, error)
 }
 
 type vaultClient struct {
@@ -95,6 +109,36 @@ func (c *vaultClient) NodeSeed(ctx context.Context, in *NodeSeedRequest, opts ..
 	return out, nil
 }
 
+func (c *vaultClient) RestoreAccount(ctx context.Context, in *RestoreAccountRequest, opts ...grpc.CallOption) (*AccountSeed, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AccountSeed)
+	err := c.cc.Invoke(ctx, Vault_RestoreAccount_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *vaultClient) ResealAccount(ctx context.Context, in *ResealAccountRequest, opts ...grpc.CallOption) (*ResealAccountReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResealAccountReply)
+	err := c.cc.Invoke(ctx, Vault_ResealAccount_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *vaultClient) RemoveAccount(ctx context.Context, in *RemoveAccountRequest, opts ...grpc.CallOption) (*RemoveAccountReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveAccountReply)
+	err := c.cc.Invoke(ctx, Vault_RemoveAccount_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // VaultServer is the server API for Vault service.
 // All implementations must embed UnimplementedVaultServer
 // for forward compatibility.
@@ -115,6 +159,17 @@ type VaultServer interface {
 	OpenAccount(context.Context, *OpenAccountRequest) (*AccountSeed, error)
 	// NodeSeed unseals the node's 32-byte Ed25519 seed; the first call makes it.
 	NodeSeed(context.Context, *NodeSeedRequest) (*NodeSeedReply, error)
+	// RestoreAccount is CreateAccount with a seed that the owner already has, from
+	// a recovery phrase.
+	RestoreAccount(context.Context, *RestoreAccountRequest) (*AccountSeed, error)
+	// ResealAccount seals the account seed under another PIN. Errors as those of
+	// OpenAccount, for the old PIN, and INVALID_ARGUMENT for a bad new one. Whatever
+	// goes wrong, one of the two PINs opens the account.
+	ResealAccount(context.Context, *ResealAccountRequest) (*ResealAccountReply, error)
+	// RemoveAccount removes the sealed seed for good and gives the TPM back what the
+	// account took of it. Errors as those of OpenAccount; a seed that this TPM will
+	// never open is removed without the PIN's help.
+	RemoveAccount(context.Context, *RemoveAccountRequest) (*RemoveAccountReply, error)
 	mustEmbedUnimplementedVaultServer()
 }
 
@@ -136,6 +191,15 @@ func (UnimplementedVaultServer) OpenAccount(context.Context, *OpenAccountRequest
 }
 func (UnimplementedVaultServer) NodeSeed(context.Context, *NodeSeedRequest) (*NodeSeedReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method NodeSeed not implemented")
+}
+func (UnimplementedVaultServer) RestoreAccount(context.Context, *RestoreAccountRequest) (*AccountSeed, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestoreAccount not implemented")
+}
+func (UnimplementedVaultServer) ResealAccount(context.Context, *ResealAccountRequest) (*ResealAccountReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResealAccount not implemented")
+}
+func (UnimplementedVaultServer) RemoveAccount(context.Context, *RemoveAccountRequest) (*RemoveAccountReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveAccount not implemented")
 }
 func (UnimplementedVaultServer) mustEmbedUnimplementedVaultServer() {}
 func (UnimplementedVaultServer) testEmbeddedByValue()               {}
@@ -230,6 +294,60 @@ func _Vault_NodeSeed_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Vault_RestoreAccount_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestoreAccountRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServer).RestoreAccount(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Vault_RestoreAccount_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServer).RestoreAccount(ctx, req.(*RestoreAccountRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Vault_ResealAccount_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResealAccountRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServer).ResealAccount(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Vault_ResealAccount_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServer).ResealAccount(ctx, req.(*ResealAccountRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Vault_RemoveAccount_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveAccountRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServer).RemoveAccount(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Vault_RemoveAccount_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServer).RemoveAccount(ctx, req.(*RemoveAccountRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Vault_ServiceDesc is the grpc.ServiceDesc for Vault service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -252,6 +370,18 @@ var Vault_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "NodeSeed",
 			Handler:    _Vault_NodeSeed_Handler,
+		},
+		{
+			MethodName: "RestoreAccount",
+			Handler:    _Vault_RestoreAccount_Handler,
+		},
+		{
+			MethodName: "ResealAccount",
+			Handler:    _Vault_ResealAccount_Handler,
+		},
+		{
+			MethodName: "RemoveAccount",
+			Handler:    _Vault_RemoveAccount_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -1,8 +1,12 @@
 package messenger
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"time"
 	"unicode/utf8"
 
@@ -11,6 +15,7 @@ import (
 
 	"hearth/node/account"
 	"hearth/node/api"
+	"hearth/node/messenger/archive"
 )
 
 const (
@@ -32,6 +37,102 @@ func (m *Messenger) Unlock(ctx context.Context, req *api.UnlockRequest) (*api.Me
 	return m.admit(ctx, req.GetPin(), func(ctx context.Context) (*api.AccountSeed, error) {
 		return m.cfg.Vault.OpenAccount(ctx, &api.OpenAccountRequest{Pin: req.GetPin()})
 	})
+}
+
+// Restore makes the account of a recovery phrase, or of a seed in hexadecimal
+// digits, under a new PIN and opens it. What its swarm still keeps for it comes
+// back by itself: the first round asks every member, from the beginning.
+//
+// The text of [ErrPhrase] names the place of a word that is wrong, never a word.
+func (m *Messenger) Restore(ctx context.Context, req *api.RestoreRequest) (*api.MessengerState, error) {
+	seed, err := account.ParseRecovery(req.GetPhrase())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrPhrase, err)
+	}
+	defer seed.Wipe()
+	return m.admit(ctx, req.GetPin(), func(ctx context.Context) (*api.AccountSeed, error) {
+		// A database of another account would be found out only when the seed is
+		// sealed already.
+		if err := m.checkDatabase(seed); err != nil {
+			return nil, err
+		}
+		given := bytes.Clone(seed[:])
+		defer clear(given)
+		return m.cfg.Vault.RestoreAccount(ctx, &api.RestoreAccountRequest{Pin: req.GetPin(), Seed: given})
+	})
+}
+
+// checkDatabase reports whether the database that is there, if any, is that of the
+// seed's account.
+func (m *Messenger) checkDatabase(seed account.Seed) error {
+	if _, err := os.Stat(m.cfg.DBPath); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	own := account.New(seed)
+	defer own.Wipe()
+	secret := own.Keys().Seed()
+	defer clear(secret[:])
+	a, err := archive.Open(m.cfg.DBPath, secret, m.cfg.Rand, m.cfg.Now)
+	if err != nil {
+		return forCaller(ErrDisk, err)
+	}
+	return forCaller(ErrDisk, a.Close())
+}
+
+// ChangePIN chooses another PIN. An open account stays open, a locked one locked.
+// Errors of the vault come through with their code and text.
+func (m *Messenger) ChangePIN(ctx context.Context, req *api.ChangePINRequest) (*api.MessengerState, error) {
+	if m.cfg.Vault == nil {
+		return nil, ErrNoVault
+	}
+	for _, pin := range []string{req.GetPin(), req.GetNewPin()} {
+		if err := checkPIN(pin); err != nil {
+			return nil, err
+		}
+	}
+	if req.GetPin() == req.GetNewPin() {
+		return nil, ErrSamePIN
+	}
+	m.opening.Lock()
+	defer m.opening.Unlock()
+	// The caller's going away must not end it half-way.
+	_, err := m.cfg.Vault.ResealAccount(context.WithoutCancel(ctx), &api.ResealAccountRequest{Pin: req.GetPin(), NewPin: req.GetNewPin()})
+	m.askVault(ctx)
+	if err != nil {
+		return nil, vaultError(err)
+	}
+	m.log.Info("PIN changed")
+	return m.state(), nil
+}
+
+// Lock closes the account until the next [Messenger.Unlock]: requests end, the
+// database is closed, the keys are overwritten. Locking a locked account changes
+// nothing. The error is [ErrNoVault] when nobody could open it again.
+func (m *Messenger) Lock(ctx context.Context, _ *api.LockRequest) (*api.MessengerState, error) {
+	if m.cfg.Vault == nil {
+		return nil, ErrNoVault
+	}
+	m.opening.Lock()
+	defer m.opening.Unlock()
+	if s := m.detach(); s != nil {
+		s.close()
+		m.log.Info("account locked")
+	}
+	m.askVault(ctx)
+	m.publishState()
+	return m.state(), nil
+}
+
+func (m *Messenger) isClosed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.closed
+}
+
+func (m *Messenger) isOpen() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.session != nil
 }
 
 // Phrase gives the recovery phrase. The vault judges the PIN each time, also
@@ -65,14 +166,13 @@ func (m *Messenger) admit(ctx context.Context, pin string, ask func(context.Cont
 	}
 	m.opening.Lock()
 	defer m.opening.Unlock()
-	m.mu.Lock()
-	closed, open := m.closed, m.session != nil
-	m.mu.Unlock()
-	if closed {
+	switch {
+	case m.isClosed():
 		return nil, ErrStopped
-	}
-	if open {
+	case m.isOpen():
 		return nil, ErrOpen
+	case m.cfg.Vault == nil:
+		return nil, ErrNoVault
 	}
 	reply, err := ask(ctx)
 	if err != nil {
@@ -141,25 +241,31 @@ func (m *Messenger) askVault(ctx context.Context) bool {
 	return true
 }
 
-// watchVault waits for the vault and follows its count of tries until the
-// account is open.
+// watchVault waits for the vault and follows its count of tries while no account
+// is open.
 func (m *Messenger) watchVault(ctx context.Context) {
 	m.log.Info("waiting for the vault")
 	told := false
 	for {
-		wait := vaultRetry
-		if m.askVault(ctx) {
-			if wait = vaultWatch; !told {
-				m.log.Info("the vault answers")
-				told = true
+		m.mu.Lock()
+		open, turned := m.session != nil, m.turned
+		m.mu.Unlock()
+		var again <-chan time.Time
+		if !open {
+			wait := vaultRetry
+			if m.askVault(ctx) {
+				if wait = vaultWatch; !told {
+					m.log.Info("the vault answers")
+					told = true
+				}
 			}
+			again = time.After(wait)
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-m.opened:
-			return
-		case <-time.After(wait):
+		case <-turned:
+		case <-again:
 		}
 	}
 }

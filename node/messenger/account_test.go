@@ -22,12 +22,13 @@ import (
 
 // fakeVault keeps one seed under one PIN.
 type fakeVault struct {
-	mu    sync.Mutex
-	up    bool
-	seed  []byte
-	pin   string
-	tries uint32
-	given [][]byte // the seeds that went out, to see whether they are wiped
+	mu     sync.Mutex
+	up     bool
+	seed   []byte
+	pin    string
+	tries  uint32
+	broken bool     // the account does not open on this device
+	given  [][]byte // the seeds that went out, to see whether they are wiped
 }
 
 func (v *fakeVault) set(up bool) {
@@ -73,11 +74,64 @@ func (v *fakeVault) OpenAccount(_ context.Context, req *api.OpenAccountRequest, 
 		return nil, err
 	}
 	defer leave()
-	if req.Pin != v.pin {
-		v.tries--
-		return nil, status.Errorf(codes.PermissionDenied, "wrong PIN, %d tries left", v.tries)
+	if err := v.check(req.Pin); err != nil {
+		return nil, err
 	}
 	return v.give(), nil
+}
+
+func (v *fakeVault) RestoreAccount(_ context.Context, req *api.RestoreAccountRequest, _ ...grpc.CallOption) (*api.AccountSeed, error) {
+	leave, err := v.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if v.seed != nil {
+		return nil, status.Error(codes.AlreadyExists, "there is an account")
+	}
+	v.seed, v.pin = bytes.Clone(req.Seed), req.Pin
+	v.given = append(v.given, req.Seed)
+	return v.give(), nil
+}
+
+func (v *fakeVault) ResealAccount(_ context.Context, req *api.ResealAccountRequest, _ ...grpc.CallOption) (*api.ResealAccountReply, error) {
+	leave, err := v.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := v.check(req.Pin); err != nil {
+		return nil, err
+	}
+	v.pin = req.NewPin
+	return &api.ResealAccountReply{}, nil
+}
+
+func (v *fakeVault) RemoveAccount(_ context.Context, req *api.RemoveAccountRequest, _ ...grpc.CallOption) (*api.RemoveAccountReply, error) {
+	leave, err := v.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := v.check(req.Pin); err != nil && !v.broken {
+		return nil, err
+	}
+	v.seed, v.pin = nil, ""
+	return &api.RemoveAccountReply{}, nil
+}
+
+// check is how the vault judges a PIN.
+func (v *fakeVault) check(pin string) error {
+	switch {
+	case v.seed == nil:
+		return status.Error(codes.NotFound, "there is no account on this device yet")
+	case v.broken:
+		return status.Error(codes.FailedPrecondition, "the account cannot be opened on this device")
+	case pin != v.pin:
+		v.tries--
+		return status.Errorf(codes.PermissionDenied, "wrong PIN, %d tries left", v.tries)
+	}
+	return nil
 }
 
 func (v *fakeVault) NodeSeed(context.Context, *api.NodeSeedRequest, ...grpc.CallOption) (*api.NodeSeedReply, error) {
@@ -256,7 +310,7 @@ func TestTheAPIWorksOverItsSocket(t *testing.T) {
 			break
 		}
 	}
-	if _, err := client.Phrase(t.Context(), &api.PhraseRequest{Pin: "123456"}); status.Code(err) != codes.Unavailable {
+	if _, err := client.Phrase(t.Context(), &api.PhraseRequest{Pin: "123456"}); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("phrase without a vault: %v", err)
 	}
 	stop()

@@ -6,12 +6,17 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"google.golang.org/protobuf/proto"
+
 	"hearth/node/account"
 	"hearth/node/api"
 	"hearth/node/messenger/archive"
+	"hearth/node/messenger/mailbox"
+	"hearth/node/wire/sessionpb"
 )
 
-// Contacts lists everybody known, the latest conversation first.
+// Contacts lists everybody known, the latest conversation first. Strangers who
+// wrote are not among them: see [Messenger.Requests].
 func (m *Messenger) Contacts(ctx context.Context, _ *api.ContactsRequest) (*api.ContactsReply, error) {
 	s, _, done, err := m.use(ctx)
 	if err != nil {
@@ -20,7 +25,9 @@ func (m *Messenger) Contacts(ctx context.Context, _ *api.ContactsRequest) (*api.
 	defer done()
 	reply := &api.ContactsReply{}
 	for _, c := range s.archive.Contacts() {
-		reply.Contacts = append(reply.Contacts, apiContact(c))
+		if c.Approved || c.Blocked {
+			reply.Contacts = append(reply.Contacts, apiContact(c))
+		}
 	}
 	return reply, nil
 }
@@ -58,7 +65,7 @@ func (m *Messenger) Messages(ctx context.Context, req *api.MessagesRequest) (*ap
 		return nil, err
 	}
 	defer done()
-	with, err := s.whom(req.GetWith())
+	with, err := s.whomever(req.GetWith())
 	if err != nil {
 		return nil, err
 	}
@@ -71,14 +78,17 @@ func (m *Messenger) Messages(ctx context.Context, req *api.MessagesRequest) (*ap
 		return nil, forCaller(ErrDisk, err)
 	}
 	if req.GetMarkRead() {
-		if err := s.archive.MarkRead(with); err != nil {
+		result, err := s.archive.MarkRead(with, s.receipt(with))
+		if err != nil {
 			return nil, forCaller(ErrDisk, err)
 		}
+		s.publish(result)
+		nudge(s.expiry)
 		m.publishState()
 	}
 	reply := &api.MessagesReply{}
 	for _, msg := range list {
-		reply.Messages = append(reply.Messages, apiMessage(msg))
+		reply.Messages = append(reply.Messages, s.apiMessage(msg))
 	}
 	return reply, nil
 }
@@ -87,12 +97,16 @@ func validName(name string) bool {
 	return len(name) <= MaxName && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
 }
 
-func apiContact(c archive.Contact) *api.Contact {
-	return &api.Contact{
-		SessionId: c.ID.String(),
-		Name:      c.DisplayName(),
-		Unread:    c.Unread,
-		LastText:  c.LastText,
-		LastTime:  c.LastTime,
+// receipt makes what tells somebody that their messages were read, or is nil.
+func (s *session) receipt(with account.ID) func([]int64) (archive.Parcel, error) {
+	if !s.wants().ReadReceipts || with == s.own.ID() {
+		return nil
+	}
+	return func(times []int64) (archive.Parcel, error) {
+		r := &sessionpb.ReceiptMessage{Type: sessionpb.ReceiptMessage_READ.Enum()}
+		for _, t := range times {
+			r.Timestamp = append(r.Timestamp, uint64(t))
+		}
+		return s.parcel(with, &sessionpb.Content{ReceiptMessage: r, SigTimestamp: proto.Uint64(uint64(s.stamp()))}, mailbox.TTL)
 	}
 }

@@ -31,7 +31,9 @@ var (
 	ErrLocked    = &Error{codes.FailedPrecondition, "the account is locked: unlock it with the PIN"}
 	ErrOpen      = &Error{codes.AlreadyExists, "there is an account already"}
 	ErrPIN       = &Error{codes.InvalidArgument, "a PIN has 6 to 32 characters"}
-	ErrNoVault   = &Error{codes.Unavailable, "the vault does not answer"}
+	ErrSamePIN   = &Error{codes.InvalidArgument, "the new PIN is the old one"}
+	ErrPhrase    = &Error{codes.InvalidArgument, "not a recovery phrase"}
+	ErrNoVault   = &Error{codes.FailedPrecondition, "the vault does not answer"}
 	ErrBusy      = &Error{codes.ResourceExhausted, "too many requests at a time"}
 	ErrStopped   = &Error{codes.Unavailable, "the messenger is stopping"}
 
@@ -44,7 +46,18 @@ var (
 	ErrName      = &Error{codes.InvalidArgument, "a name has at most 100 bytes, no control characters, and is not a Session ID"}
 	ErrNameTaken = &Error{codes.AlreadyExists, "another contact has this name"}
 
-	ErrNetwork = &Error{codes.Unavailable, "the network did not take the message"}
+	ErrNobody    = &Error{codes.InvalidArgument, "nobody can have this Session ID"}
+	ErrSelf      = &Error{codes.InvalidArgument, "this is your own Session ID"}
+	ErrBlocked   = &Error{codes.FailedPrecondition, "this contact is blocked"}
+	ErrNoRequest = &Error{codes.NotFound, "this is no request"}
+	ErrNoMessage = &Error{codes.NotFound, "there is no such message"}
+	ErrNotOwn    = &Error{codes.PermissionDenied, "only its writer can unsend a message"}
+	ErrEmoji     = &Error{codes.InvalidArgument, "a reaction is one emoji"}
+	ErrFast      = &Error{codes.ResourceExhausted, "too many reactions: 20 a minute are allowed"}
+	ErrTimer     = &Error{codes.InvalidArgument, "messages disappear after 10 seconds to 14 days, notes to yourself only after sending"}
+	ErrFull      = &Error{codes.ResourceExhausted, "too many messages wait to be sent"}
+
+	ErrNetwork = &Error{codes.Aborted, "the network did not take the message"}
 	ErrDisk    = &Error{codes.Internal, "the database does not work"}
 	ErrSlow    = &Error{codes.ResourceExhausted, "events were not read fast enough: subscribe again"}
 )
@@ -59,6 +72,10 @@ func forCaller(as *Error, err error) error {
 		return status.FromContextError(err).Err()
 	case errors.Is(err, archive.ErrNameTaken):
 		return ErrNameTaken
+	case errors.Is(err, archive.ErrNoMessage):
+		return ErrNoMessage
+	case errors.Is(err, archive.ErrFull):
+		return ErrFull
 	}
 	if _, ok := errors.AsType[*Error](err); ok {
 		return err

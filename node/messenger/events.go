@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"hearth/node/api"
+	"hearth/node/messenger/archive"
 )
 
 const (
@@ -131,6 +132,33 @@ func (m *Messenger) publishMessage(msg *api.Message) {
 		m.events.publish(&api.Event{Event: &api.Event_Sent{Sent: msg}})
 	} else {
 		m.events.publish(&api.Event{Event: &api.Event_Received{Received: msg}})
+	}
+}
+
+// publish tells about what is on the disk now, and has done what follows from it.
+func (s *session) publish(r archive.Result) {
+	for _, msg := range r.Added {
+		shown := s.apiMessage(msg)
+		contact, _ := s.archive.Contact(msg.With)
+		switch {
+		case msg.Kind != archive.KindText:
+			s.m.events.publish(&api.Event{Event: &api.Event_Info{Info: shown}})
+		case !msg.Outgoing && !contact.Approved:
+			s.m.events.publish(&api.Event{Event: &api.Event_Request{Request: shown}})
+		default:
+			s.m.publishMessage(shown)
+		}
+	}
+	for _, c := range r.Changed {
+		s.m.events.publish(&api.Event{Event: &api.Event_Updated{Updated: &api.Update{
+			Change: api.Update_Change(c.Change), Message: s.apiMessage(c.Message)}}})
+	}
+	if len(r.Parcels) > 0 {
+		s.schedule(r.Parcels, false)
+	}
+	if len(r.Added)+len(r.Changed) > 0 {
+		nudge(s.expiry)
+		s.m.publishState()
 	}
 }
 

@@ -12,11 +12,24 @@
 //	go m.Run(ctx)
 //	m.Send(ctx, &api.SendRequest{To: id, Text: "hello"})
 //
-// A text leaves as a sealed message in the recipient's swarm (packages wire and
-// mailbox), over a path of three nodes (package path). What others sent is
+// What is sent is first written down, sealed, in the outbox of the database
+// (package archive); from there it goes, as often as it takes, into the
+// recipient's swarm (packages wire and mailbox), over a path of three nodes
+// (package path). A message is shown as stored when a member of that swarm has
+// signed for it. Besides texts there are answers, reactions, unsend requests,
+// read receipts, word of typing, and messages that disappear: see kinds.go for
+// those that go out and read.go for those that come in. What others sent is
 // fetched from the account's own swarm every few seconds, opened, written to the
-// database (package archive), and only then shown. The only addresses that are
+// database, and only then shown. The only addresses that are
 // ever dialled are those of the seeds and of the two guards.
+//
+// An account is made ([Messenger.Create]) or brought back ([Messenger.Restore]),
+// opened and closed as often as its owner likes ([Messenger.Unlock],
+// [Messenger.Lock]), and left for good ([Messenger.Wipe]). There is one at a time:
+// the vault keeps one seed, and everything here, from the database to the guards,
+// is one account's, so that nothing in memory or on the disk could ever tell
+// somebody that two accounts belong to one person. Whoever wants two runs two
+// messengers with a vault and a folder each.
 package messenger
 
 import (
@@ -32,6 +45,7 @@ import (
 
 	"hearth/node/account"
 	"hearth/node/api"
+	"hearth/node/messenger/path"
 	"hearth/node/swarm"
 )
 
@@ -69,6 +83,9 @@ type Config struct {
 	DBPath string
 	// Seeds are asked for the first node list, all at the same time.
 	Seeds []NodeSource
+	// Node is the service node that runs on the same machine, nil for none: it is
+	// never a hop of this messenger's paths.
+	Node api.NodeClient
 	// Dial connects to guards; nil is the ordinary dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Now is this machine's clock, nil for time.Now. It may be wrong: the network
@@ -80,7 +97,8 @@ type Config struct {
 	Log *slog.Logger
 	// PollInterval is [DefaultPollInterval] when it is 0.
 	PollInterval time.Duration
-	// DisplayName goes out with every message, unless it is empty.
+	// DisplayName goes out with every message until the owner chooses another, or
+	// none, in the settings. Empty is none.
 	DisplayName string
 }
 
@@ -99,7 +117,8 @@ type Messenger struct {
 	vault   *api.VaultStatus // as the vault last said, nil = not yet
 	trouble string           // of opening the account
 	session *session         // nil unless the account is open
-	opened  chan struct{}    // closed when session is set
+	ownNode *path.Key        // of the service node on this machine, nil = not known
+	turned  chan struct{}    // closed and replaced when session is set or taken away
 	closed  bool
 	working sync.WaitGroup // requests that use the session
 	shown   *api.MessengerState
@@ -138,7 +157,7 @@ func New(cfg Config) (*Messenger, error) {
 		cfg:    cfg,
 		log:    cfg.Log,
 		calls:  make(chan struct{}, maxCalls),
-		opened: make(chan struct{}),
+		turned: make(chan struct{}),
 	}
 	if cfg.Account != nil {
 		if err := m.open(cfg.Account, false); err != nil {
@@ -160,18 +179,61 @@ func (m *Messenger) Run(ctx context.Context) error {
 	if m.cfg.Account == nil {
 		wait.Go(func() { m.watchVault(ctx) })
 	}
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-m.opened:
+	if m.cfg.Node != nil {
+		wait.Go(func() { m.watchOwnNode(ctx) })
 	}
-	s, ctx, done, err := m.use(ctx)
-	if err != nil {
-		return nil // closed in the meantime
+	for m.awaitSession(ctx) {
+		s, ctx, done, err := m.use(ctx)
+		if err != nil {
+			continue // closed or locked in the meantime
+		}
+		s.run(ctx) // until the account is locked, or all of it ends
+		done()
 	}
-	defer done()
-	s.run(ctx)
 	return nil
+}
+
+// awaitSession waits for an open account, and returns false at the end of all.
+func (m *Messenger) awaitSession(ctx context.Context) bool {
+	for {
+		m.mu.Lock()
+		closed, open, turned := m.closed, m.session != nil, m.turned
+		m.mu.Unlock()
+		if closed || ctx.Err() != nil {
+			return false
+		}
+		if open {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+		case <-turned:
+		}
+	}
+}
+
+// turn makes s the open session, nil for none. The caller holds m.mu.
+func (m *Messenger) turn(s *session) {
+	m.session = s
+	close(m.turned)
+	m.turned = make(chan struct{})
+}
+
+// detach takes the session away and waits until nothing works with it any more,
+// except the caller, who has to close it. It gives nil when there is none. The
+// caller holds m.opening, so that no other session begins in the meantime.
+func (m *Messenger) detach() *session {
+	m.mu.Lock()
+	s := m.session
+	if s == nil || m.closed {
+		m.mu.Unlock()
+		return nil
+	}
+	m.turn(nil)
+	m.mu.Unlock()
+	s.stop()
+	m.working.Wait()
+	return s
 }
 
 // Close ends requests and streams, closes the database and wipes the account if
@@ -192,7 +254,7 @@ func (m *Messenger) Close() {
 		s.close()
 	}
 	m.mu.Lock()
-	m.session = nil
+	m.turn(nil)
 	m.mu.Unlock()
 }
 

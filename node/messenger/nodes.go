@@ -130,6 +130,7 @@ func (s *session) takeNodes(l *swarm.List) error {
 		close(s.ready)
 	}
 	nudge(s.wake)
+	s.outbox.again()
 	return nil
 }
 

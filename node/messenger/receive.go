@@ -5,18 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
 
-	"hearth/node/account"
 	"hearth/node/messenger/archive"
 	"hearth/node/messenger/mailbox"
 	"hearth/node/messenger/path"
 	"hearth/node/swarm"
-	"hearth/node/wire"
-	"hearth/node/wire/sessionpb"
 )
 
 const (
@@ -48,6 +43,9 @@ func (s *session) keepPolling(ctx context.Context) {
 			}
 			s.log.Warn("polling the own swarm", "err", err)
 		} else {
+			if failed > 0 {
+				s.outbox.again()
+			}
 			failed = 0
 		}
 		s.polled(err)
@@ -110,7 +108,14 @@ func (s *session) pollSwarm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	members = members[:min(len(members), pollTries)]
+	// The first round asks every member: after a restoration, or a long time away,
+	// one of them may be the only one that still has a message.
+	all := !s.asked
+	if !all {
+		members = members[:min(len(members), pollTries)]
+	}
+	var failed error
+	answered := false
 	for len(members) > 0 {
 		n := min(pollMembers, len(members))
 		errs := make([]error, n)
@@ -120,15 +125,25 @@ func (s *session) pollSwarm(ctx context.Context) error {
 		}
 		wait.Wait()
 		members = members[n:]
-		if slices.Contains(errs, nil) {
-			return nil
-		}
 		err = errors.Join(errs...)
 		if ctx.Err() != nil || errors.Is(err, ErrDisk) {
-			break
+			return err
 		}
+		if slices.Contains(errs, nil) {
+			if !all {
+				return nil
+			}
+			answered = true
+		}
+		failed = errors.Join(failed, err)
 	}
-	return err
+	if all && failed == nil {
+		s.asked = true
+	}
+	if answered && !errors.Is(failed, path.ErrWrongSwarm) {
+		return nil // the others have their turn in the next round
+	}
+	return failed
 }
 
 // fetch reads one member's new messages, page by page.
@@ -161,112 +176,38 @@ func (s *session) take(place archive.Place, messages []mailbox.Message) error {
 	}
 	seen := s.archive.Seen(hashes)
 	var items []archive.Incoming
+	var notes []typingNote
 	for i, m := range messages {
 		if !seen[i] {
-			items = append(items, s.read(m))
+			in, note := s.read(m)
+			items = append(items, in)
+			if note != nil {
+				notes = append(notes, *note)
+			}
 		}
 	}
-	added, refused, err := s.archive.Receive(place, hashes[len(hashes)-1], items)
+	result, err := s.archive.Receive(place, hashes[len(hashes)-1], items)
 	if err != nil {
 		s.diskFailed(err)
 		return fmt.Errorf("%w: %w", ErrDisk, err)
 	}
 	s.diskFailed(nil)
-	if refused > 0 {
-		s.log.Warn("messages of strangers left out: too many", "count", refused)
+	if result.Refused > 0 {
+		s.log.Warn("messages of strangers left out: too many", "count", result.Refused)
 	}
-	for _, m := range added {
-		s.m.publishMessage(apiMessage(m))
+	for _, m := range result.Added {
+		s.typingEnds(m.With)
 	}
-	if len(added) > 0 {
-		s.log.Info("messages received", "count", len(added))
+	s.publish(result)
+	for _, n := range notes {
+		s.typing(n.from, n.sent, n.stopped)
+	}
+	if len(result.Added) > 0 {
+		s.log.Info("messages received", "count", len(result.Added))
 		s.stirred()
 	}
 	if len(items) > 0 {
 		s.m.publishState()
 	}
 	return nil
-}
-
-// read opens one message. One that cannot be read is counted and otherwise left
-// alone: anybody may put anything into this swarm.
-func (s *session) read(stored mailbox.Message) archive.Incoming {
-	in := archive.Incoming{Hash: stored.Hash}
-	m, err := wire.Open(s.own, stored.Data)
-	if err != nil {
-		s.log.Warn("unreadable message", "hash", stored.Hash, "bytes", len(stored.Data), "err", err)
-		in.Unreadable = true
-		return in
-	}
-	text, ok := visible(m.Content)
-	if !ok {
-		return in
-	}
-	msg := archive.Message{With: m.Sender, Text: text, Timestamp: int64(m.Timestamp), Hash: stored.Hash}
-	data := m.Content.GetDataMessage()
-	target := data.GetSyncTarget()
-	if m.Sender == s.own.ID() {
-		// A copy of what this account sent from another device, or a note to self.
-		msg.Outgoing = true
-		if target != "" {
-			with, err := account.ParseSessionID(target)
-			if err != nil {
-				return in // to a group, which this messenger does not know
-			}
-			msg.With = with
-		}
-	} else {
-		if target != "" {
-			return in // only the own account may say whom a message was for
-		}
-		in.Profile = tidyName(data.GetProfile().GetDisplayName())
-		in.ProfileTime = int64(min(data.GetProfile().GetLastProfileUpdateSeconds(), 1<<40))
-	}
-	in.Message = &msg
-	return in
-}
-
-// visible returns the text of a message that is shown, and false for all other
-// kinds, among them those that this messenger does not know.
-func visible(c *sessionpb.Content) (string, bool) {
-	data := c.GetDataMessage()
-	if data == nil || data.GetFlags() != 0 || data.GetGroupUpdateMessage() != nil || data.GetReaction() != nil {
-		return "", false
-	}
-	text := data.GetBody()
-	if text == "" && len(data.GetAttachments()) > 0 {
-		text = "[attachment]"
-	}
-	if text == "" {
-		return "", false
-	}
-	return firstRunes(text, maxTextIn), true
-}
-
-// firstRunes cuts a text after n code points.
-func firstRunes(text string, n int) string {
-	for i := range text {
-		if n == 0 {
-			return text[:i]
-		}
-		n--
-	}
-	return text
-}
-
-// tidyName makes a stranger's name fit for a line on a screen: no control
-// characters, at most 100 bytes, cut between code points.
-func tidyName(name string) string {
-	name = strings.TrimSpace(strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == unicode.ReplacementChar || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) {
-			return -1
-		}
-		return r
-	}, name))
-	for i, r := range name {
-		if i+len(string(r)) > MaxName {
-			return strings.TrimSpace(name[:i])
-		}
-	}
-	return name
 }

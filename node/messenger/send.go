@@ -18,16 +18,20 @@ import (
 	"hearth/node/wire/sessionpb"
 )
 
-// sendPatience is how long a message waits for the first node list.
+// sendPatience is how long Send waits for the network before it leaves the
+// message to the outbox.
 const sendPatience = 20 * time.Second
 
-// Send seals a text for somebody and stores it in their swarm. When it returns
-// without an error the message is in at least one member of the swarm and in the
-// own database.
+// Send writes a text for somebody down and delivers it. When it returns without
+// an error the message is in the database, and either in at least one member of
+// the recipient's swarm, which has signed for it, or, with the state WAITING, in
+// the outbox: it is then sent as soon as that works, also after a restart. When
+// ctx ends, the message stays in the outbox, too.
 //
-// Errors: [ErrEmpty], [ErrTooLong], [ErrNotText], [ErrBadID], [ErrUnknown],
-// [ErrAmbiguous], [ErrLocked], [ErrNoAccount], [ErrNetwork], [ErrDisk],
-// [ErrBusy].
+// Errors, after which nothing is sent: [ErrEmpty], [ErrTooLong], [ErrNotText],
+// [ErrBadID], [ErrNobody], [ErrUnknown], [ErrAmbiguous], [ErrBlocked],
+// [ErrNoMessage] for a quote, [ErrFull], [ErrLocked], [ErrNoAccount], [ErrDisk];
+// and [ErrNetwork] when the message can never arrive.
 func (m *Messenger) Send(ctx context.Context, req *api.SendRequest) (*api.SendReply, error) {
 	s, ctx, done, err := m.use(ctx)
 	if err != nil {
@@ -41,66 +45,121 @@ func (m *Messenger) Send(ctx context.Context, req *api.SendRequest) (*api.SendRe
 	if err != nil {
 		return nil, err
 	}
+	var quote *archive.Quote
+	if n := req.GetReplyTo(); n != 0 {
+		quoted, err := s.archive.Message(archive.Ref{With: to, Number: n})
+		if err != nil {
+			return nil, forCaller(ErrDisk, err)
+		}
+		quote = &archive.Quote{Outgoing: quoted.Outgoing, Timestamp: quoted.Timestamp}
+	}
+	patience := sendPatience
 	select {
 	case m.calls <- struct{}{}:
 		defer func() { <-m.calls }()
 	default:
-		return nil, ErrBusy
+		patience = 0 // many wait already: this one is left to the outbox
 	}
-	return s.send(ctx, to, req.GetText())
+	return s.send(ctx, to, req.GetText(), quote, patience)
 }
 
-func (s *session) send(ctx context.Context, to account.ID, text string) (*api.SendReply, error) {
-	if err := s.awaitNodes(ctx); err != nil {
-		return nil, err
-	}
-	stored, err := s.box.Store(ctx, to, s.stamp, func(ms int64) ([]byte, error) {
-		return wire.Seal(s.m.cfg.Rand, s.own, to, s.content(to, text, ms))
+func (s *session) send(ctx context.Context, to account.ID, text string, quote *archive.Quote, patience time.Duration) (*api.SendReply, error) {
+	msg, result, err := s.write(to, func(ms int64, c archive.Contact) (archive.Message, *sessionpb.Content) {
+		content := wire.Text(text, uint64(ms))
+		setTimer(content, c.Timer)
+		if quote != nil {
+			author := to
+			if quote.Outgoing {
+				author = s.own.ID()
+			}
+			content.DataMessage.Quote = &sessionpb.DataMessage_Quote{Id: proto.Uint64(uint64(quote.Timestamp)), Author: proto.String(author.String())}
+		}
+		return archive.Message{Text: text, Quote: quote, Timer: c.Timer}, content
 	})
 	if err != nil {
-		s.log.Warn("sending a message", "err", err)
-		if errors.Is(err, mailbox.ErrNoSwarm) {
-			nudge(s.renew)
+		return nil, err
+	}
+	var wait <-chan outcome
+	var parcel uint64
+	for _, p := range result.Parcels {
+		if p.Track {
+			parcel, wait = p.ID, s.outbox.await(p.ID)
+			defer s.outbox.forget(parcel)
 		}
-		return nil, forCaller(ErrNetwork, err)
 	}
-	msg := archive.Message{With: to, Outgoing: true, Text: text, Timestamp: stored.Timestamp, Hash: stored.Hash, Read: true}
-	added, err := s.archive.Sent(msg)
-	if err != nil {
-		s.diskFailed(err)
-		return nil, fmt.Errorf("%w: the message was sent but not written down: %w", ErrDisk, err)
-	}
-	s.diskFailed(nil)
-	if added { // a note to self may have been polled already
-		s.m.publishMessage(apiMessage(msg))
-	}
+	s.publish(result)
 	s.stirred()
-	s.m.publishState()
-	s.log.Info("message sent", "stored", stored.Members, "swarm", stored.Swarm)
-	return &api.SendReply{
-		Timestamp: stored.Timestamp,
-		Hash:      stored.Hash,
-		Stored:    uint32(stored.Members),
-		Swarm:     uint32(stored.Swarm),
-	}, nil
-}
-
-// content is what the recipient reads. A note to self names its conversation,
-// as the copies of sent messages do that Session clients exchange.
-func (s *session) content(to account.ID, text string, ms int64) *sessionpb.Content {
-	c := wire.Text(text, uint64(ms))
-	switch {
-	case to == s.own.ID():
-		c.DataMessage.SyncTarget = proto.String(to.String())
-	case s.profile.Name != "":
-		c.DataMessage.Profile = &sessionpb.LokiProfile{
-			DisplayName:              proto.String(s.profile.Name),
-			LastProfileUpdateSeconds: proto.Uint64(uint64(max(s.profile.Since, 0))),
+	reply := &api.SendReply{Timestamp: msg.Timestamp, Hash: msg.Hash, Id: msg.Number, State: api.Message_WAITING}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case what := <-wait:
+		if what.failure != "" {
+			return nil, fmt.Errorf("%w: %s", ErrNetwork, what.failure)
 		}
+		reply.Timestamp, reply.Hash, reply.State = what.timestamp, what.hash, api.Message_STORED
+		reply.Stored, reply.Swarm = uint32(what.stored), uint32(what.swarm)
+	case <-timer.C:
+	case <-ctx.Done():
+		return nil, forCaller(ErrNetwork, ctx.Err())
 	}
-	return c
+	return reply, nil
 }
 
+// write writes down what make makes for a time, an own message to somebody, with
+// what is to be delivered. Somebody who asked to be a contact is told that they
+// are one.
+func (s *session) write(to account.ID, make func(ms int64, c archive.Contact) (archive.Message, *sessionpb.Content)) (archive.Message, archive.Result, error) {
+	contact, _ := s.archive.Contact(to)
+	if contact.Blocked {
+		return archive.Message{}, archive.Result{}, ErrBlocked
+	}
+	var parcels []archive.Parcel
+	if contact.IsRequest() {
+		p, err := s.acceptance(to)
+		if err != nil {
+			return archive.Message{}, archive.Result{}, forCaller(ErrNobody, err)
+		}
+		parcels = append(parcels, p)
+	}
+	for {
+		msg, content := make(s.stamp(), contact)
+		msg.With, msg.Outgoing, msg.Read, msg.State = to, true, true, archive.StateWaiting
+		msg.Timestamp = int64(content.GetSigTimestamp())
+		p, err := s.outgoing(to, content, mailbox.TTL)
+		if err != nil {
+			return msg, archive.Result{}, forCaller(ErrNobody, err)
+		}
+		p.Track = true
+		if msg.Kind == archive.KindText && msg.Timer.Type == archive.TimerAfterSend {
+			p.TTL = int64(msg.Timer.Seconds) * 1000
+			p.Until = msg.Timestamp + p.TTL
+		}
+		msg.Hash = p.Hash
+		msg, result, err := s.archive.Write(msg, append(parcels, p)...)
+		if errors.Is(err, archive.ErrTimeTaken) {
+			continue
+		}
+		if err != nil {
+			if !errors.Is(err, archive.ErrFull) {
+				s.diskFailed(err)
+			}
+			return msg, result, forCaller(ErrDisk, err)
+		}
+		s.diskFailed(nil)
+		return msg, result, nil
+	}
+}
+
+// acceptance tells somebody that their request was accepted.
+func (s *session) acceptance(to account.ID) (archive.Parcel, error) {
+	return s.parcel(to, &sessionpb.Content{
+		MessageRequestResponse: &sessionpb.MessageRequestResponse{IsApproved: proto.Bool(true), Profile: s.ownProfile()},
+		SigTimestamp:           proto.Uint64(uint64(s.stamp())),
+	}, mailbox.TTL)
+}
+
+// awaitNodes waits for the first list of service nodes.
 func (s *session) awaitNodes(ctx context.Context) error {
 	timer := time.NewTimer(sendPatience)
 	defer timer.Stop()
@@ -112,6 +171,12 @@ func (s *session) awaitNodes(ctx context.Context) error {
 	case <-ctx.Done():
 		return forCaller(ErrNetwork, ctx.Err())
 	}
+}
+
+// setTimer says how long a message stays.
+func setTimer(c *sessionpb.Content, t archive.Timer) {
+	c.ExpirationType = sessionpb.Content_ExpirationType(t.Type).Enum()
+	c.ExpirationTimer = proto.Uint32(t.Seconds)
 }
 
 func checkText(text string) error {
@@ -127,8 +192,14 @@ func checkText(text string) error {
 	return nil
 }
 
-// whom finds out who is meant by a Session ID or a name.
-func (s *session) whom(text string) (account.ID, error) {
+// whom finds out which contact is meant by a Session ID or a name. A stranger is
+// only found by the ID: names are for anybody to choose.
+func (s *session) whom(text string) (account.ID, error) { return s.find(text, false) }
+
+// whomever is whom for what is done about strangers.
+func (s *session) whomever(text string) (account.ID, error) { return s.find(text, true) }
+
+func (s *session) find(text string, requests bool) (account.ID, error) {
 	text = strings.TrimSpace(text)
 	if id, err := account.ParseSessionID(text); err == nil {
 		return id, nil
@@ -136,7 +207,7 @@ func (s *session) whom(text string) (account.ID, error) {
 	if looksLikeID(text) {
 		return account.ID{}, ErrBadID
 	}
-	switch found := s.archive.Named(text); len(found) {
+	switch found := s.archive.Named(text, requests); len(found) {
 	case 0:
 		return account.ID{}, ErrUnknown
 	case 1:

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"hearth/node/account"
-	"hearth/node/api"
 	"hearth/node/messenger/archive"
 	"hearth/node/messenger/mailbox"
 	"hearth/node/messenger/path"
@@ -28,22 +27,31 @@ type session struct {
 	pool    *path.Pool
 	client  *path.Client
 	box     *mailbox.Client
-	profile archive.Profile
+	outbox  *outbox
 
 	life context.Context // ends when the messenger stops
 	stop context.CancelFunc
+
+	asked bool // every member of the own swarm has answered once; for keepPolling
 
 	ready chan struct{} // closed when the pool first has nodes
 	wake  chan struct{} // asks for a poll at once
 	renew chan struct{} // asks for a new node list
 
+	expiry   chan struct{} // says that other messages disappear than before
+	changing sync.Mutex    // one change of settings at a time
+
 	mu          sync.Mutex
-	lastPoll    time.Time // network time
-	active      time.Time // of the last message, by this machine's clock
-	lastStamp   int64     // of the last message that was sent
-	disk        string    // trouble with the database
-	listTrouble string    // trouble with the node list
-	pollTrouble string    // trouble with the own swarm
+	profile     archive.Profile
+	settings    archive.Settings
+	reacted     []time.Time                // own reactions of the last minute
+	typists     map[account.ID]*time.Timer // who is writing, and when that is over
+	lastPoll    time.Time                  // network time
+	active      time.Time                  // of the last message, by this machine's clock
+	lastStamp   int64                      // of the last message that was sent
+	disk        string                     // trouble with the database
+	listTrouble string                     // trouble with the node list
+	pollTrouble string                     // trouble with the own swarm
 }
 
 // open opens the database of the account and makes it the messenger's account.
@@ -55,6 +63,10 @@ func (m *Messenger) open(a *account.Account, wipe bool) error {
 		ready: make(chan struct{}),
 		wake:  make(chan struct{}, 1),
 		renew: make(chan struct{}, 1),
+
+		expiry:  make(chan struct{}, 1),
+		outbox:  newOutbox(),
+		typists: make(map[account.ID]*time.Timer),
 	}
 	secret := a.Keys().Seed()
 	var err error
@@ -76,8 +88,8 @@ func (m *Messenger) open(a *account.Account, wipe bool) error {
 		s.archive.Close()
 		return ErrStopped
 	}
-	m.session, m.trouble = s, ""
-	close(m.opened)
+	m.trouble = ""
+	m.turn(s)
 	m.mu.Unlock()
 	m.publishState()
 	return nil
@@ -91,7 +103,15 @@ func (s *session) assemble() error {
 	} else if err != nil {
 		return err
 	}
-	if s.profile, err = s.archive.SetProfile(cfg.DisplayName); err != nil {
+	if s.profile, err = s.archive.Profile(); err != nil {
+		return err
+	}
+	if s.profile.Since == 0 && cfg.DisplayName != "" { // the owner never chose one
+		if s.profile, err = s.archive.SetProfile(cfg.DisplayName); err != nil {
+			return err
+		}
+	}
+	if s.settings, err = s.archive.Settings(); err != nil {
 		return err
 	}
 	s.lastStamp = s.archive.LastSent()
@@ -103,6 +123,9 @@ func (s *session) assemble() error {
 	if err != nil {
 		return err
 	}
+	if own := s.m.ownNodeKey(); own != nil {
+		s.pool.Avoid(*own)
+	}
 	s.client = path.NewClient(s.pool, cfg.Rand, cfg.Dial, s.log)
 	s.box = mailbox.New(s.client, s.pool, s.clock, s.log)
 	if s.pool.Size() > 0 {
@@ -111,7 +134,8 @@ func (s *session) assemble() error {
 	return nil
 }
 
-// run keeps the node list and polls until ctx ends.
+// run keeps the node list, polls, delivers and lets messages disappear until ctx
+// ends.
 func (s *session) run(ctx context.Context) {
 	var wait sync.WaitGroup
 	wait.Go(func() {
@@ -124,10 +148,23 @@ func (s *session) run(ctx context.Context) {
 		defer s.log.Info("polling ended")
 		s.keepPolling(ctx)
 	})
+	wait.Go(func() {
+		s.log.Info("emptying the outbox")
+		defer s.log.Info("outbox left alone")
+		s.keepDelivering(ctx)
+	})
+	wait.Go(func() { s.keepExpiring(ctx) })
+	wait.Go(func() { s.client.KeepFresh(ctx) })
 	wait.Wait()
 }
 
 func (s *session) close() {
+	s.mu.Lock()
+	for id, t := range s.typists {
+		t.Stop()
+		delete(s.typists, id)
+	}
+	s.mu.Unlock()
 	s.client.Close()
 	if err := s.archive.Close(); err != nil {
 		s.log.Error("closing the database", "err", err)
@@ -175,16 +212,5 @@ func nudge(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
-	}
-}
-
-func apiMessage(msg archive.Message) *api.Message {
-	return &api.Message{
-		SessionId: msg.With.String(),
-		Outgoing:  msg.Outgoing,
-		Text:      msg.Text,
-		Timestamp: msg.Timestamp,
-		Hash:      msg.Hash,
-		Read:      msg.Read || msg.Outgoing,
 	}
 }

@@ -47,6 +47,8 @@ func (s *session) describe(st *api.MessengerState) {
 	st.SessionId = s.own.ID().String()
 	st.Unread = s.archive.Unread()
 	st.Unreadable = s.archive.Unreadable()
+	st.Requests = s.archive.Requests()
+	st.Waiting = uint32(s.outbox.messages())
 	st.KnownNodes = uint32(s.pool.Size())
 	st.Paths = uint32(len(s.pool.Paths()))
 

@@ -17,8 +17,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"hearth/node/internal/wholefile"
 	"hearth/node/keys"
+	"hearth/node/wholefile"
 )
 
 // Certificates are valid from a fixed day on and practically for ever: a board

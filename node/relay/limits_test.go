@@ -2,9 +2,11 @@ package relay
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -114,6 +116,114 @@ func TestReadAll(t *testing.T) {
 				t.Error("a share grows after its job is done")
 			}
 		})
+	}
+}
+
+func TestStrangersAreCountedByAddress(t *testing.T) {
+	tcp := func(s string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
+	for _, tt := range []struct {
+		name string
+		from []string
+		in   int // how many of them get in; the crowd has room for 6, and for 2 of each
+	}{
+		{"three of one address", []string{"192.0.2.1:1", "192.0.2.1:2", "192.0.2.1:3"}, 2},
+		{"three of one address, written in two ways", []string{"192.0.2.1:1", "[::ffff:192.0.2.1]:2", "192.0.2.1:3"}, 2},
+		{"three addresses", []string{"192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"}, 3},
+		{"three of one IPv6 network", []string{"[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::3]:1"}, 2},
+		{"two IPv6 networks", []string{"[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8:0:1::1]:1"}, 3},
+		{"a developer's network on loopback", []string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4", "[::1]:1", "[::1]:2", "[::1]:3"}, 6},
+		{"more than there is room for", []string{"192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1", "192.0.2.4:1", "192.0.2.5:1", "192.0.2.6:1", "192.0.2.7:1"}, 6},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newCrowd(6, 2)
+			for range 2 { // all leave, and all come again
+				var leave []func()
+				for _, from := range tt.from {
+					if out, ok := c.enter(tcp(from)); ok {
+						leave = append(leave, out)
+					}
+				}
+				if len(leave) != tt.in {
+					t.Errorf("%d got in, want %d", len(leave), tt.in)
+				}
+				for _, out := range leave {
+					out()
+				}
+				if c.all != 0 || len(c.by) != 0 {
+					t.Errorf("%d of %d addresses left in an empty crowd", c.all, len(c.by))
+				}
+			}
+		})
+	}
+	if _, ok := newCrowd(1, 1).enter(&net.UnixAddr{Name: "x"}); !ok {
+		t.Error("a connection without an address was refused")
+	}
+}
+
+func TestLimitsFitTheMachine(t *testing.T) {
+	for _, tt := range []struct {
+		memory int64
+		want   Limits
+	}{
+		{1 << 20, Limits{Memory: 32 << 20, Connections: 64, Jobs: 64, Address: 8}},
+		{64 << 20, Limits{Memory: 32 << 20, Connections: 256, Jobs: 512, Address: 32}},
+		{96 << 20, Limits{Memory: 48 << 20, Connections: 384, Jobs: 768, Address: 48}},
+		{1 << 40, Limits{}},
+	} {
+		if got, want := LimitsFor(tt.memory), tt.want.withDefaults(); got != want {
+			t.Errorf("for %d MiB: %+v, want %+v", tt.memory>>20, got, want)
+		}
+	}
+}
+
+// elsewhere is a listener whose connections seem to come from another address.
+type elsewhere struct {
+	net.Listener
+	from net.Addr
+}
+
+func (l elsewhere) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return elsewhereConn{c, l.from}, nil
+}
+
+type elsewhereConn struct {
+	net.Conn
+	from net.Addr
+}
+
+func (c elsewhereConn) RemoteAddr() net.Addr { return c.from }
+
+func TestOneAddressCannotTakeAllConnections(t *testing.T) {
+	network := network3(t, func(k int, c *Config) { c.Limits.Connections, c.Limits.Address = 10, 2 })
+	n := network.nodes[0]
+	from := func(ip string) string {
+		l := elsewhere{listen(t, &n.accepted), &net.TCPAddr{IP: net.ParseIP(ip), Port: 1}}
+		go n.server.Serve(l)
+		return l.Addr().String()
+	}
+	greedy, other := from("192.0.2.1"), from("192.0.2.2")
+	first := dialTLS(t, greedy)
+	dialTLS(t, greedy)
+	third := dial(t, greedy)
+	awaitClosed(t, third)
+	dialTLS(t, other)
+	if got := network.send(0, "POST", "/ping_test/v1", nil); got.status != 200 {
+		t.Errorf("from loopback: %v", got)
+	}
+	first.Close()
+	for { // the server notices in its own time
+		c, err := tls.Dial("tcp", greedy, &tls.Config{InsecureSkipVerify: true})
+		if err == nil {
+			c.Close()
+			break
+		}
+		if t.Context().Err() != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

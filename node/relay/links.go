@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -15,6 +16,7 @@ import (
 
 	"hearth/node/keys"
 	"hearth/node/onion"
+	"hearth/node/rpc"
 	"hearth/node/swarm"
 )
 
@@ -27,7 +29,32 @@ const (
 	// of the swarm: two parts, the method and a bt dictionary. The answer has
 	// one part, the member's result, or two, a decimal status and a text.
 	CommandStorage = "storage_cc"
+	// CommandStamped is CommandStorage with a third part, the stamp under which
+	// the request is to be carried out ([rpc.WithStamp]), 8 bytes.
+	CommandStamped = "storage_stamped"
+	// CommandReplica carries what members of a swarm say to each other to keep
+	// their databases equal: two parts each way, see [Config].
+	CommandReplica = "replica"
+	// CommandFileRequest carries a client's request to the node that it names as
+	// a file server: one part, as it would be posted. The answer has two parts,
+	// a decimal status and a body.
+	CommandFileRequest = "file_request"
+	// CommandFiles carries what the file services of two nodes say to each
+	// other: two parts each way, see [Files].
+	CommandFiles = "files"
 )
+
+// messageLimit is the largest message of a command and of its answer in bytes,
+// 0 for one that is not known.
+func messageLimit(command string) int64 {
+	switch command {
+	case CommandOnion, CommandFileRequest:
+		return maxLinkMessage
+	case CommandStorage, CommandStamped, CommandReplica, CommandFiles:
+		return maxStorageMessage
+	}
+	return 0
+}
 
 const (
 	// linkName is what a node asks for in the TLS handshake when it wants the
@@ -37,7 +64,7 @@ const (
 	linkALPN = "h2"
 
 	maxLinkMessage    = onion.MaxRequest + 64<<10 // bytes of an onion layer or its answer
-	maxStorageMessage = 1 << 20                   // bytes of a storage_cc request or its answer
+	maxStorageMessage = 1 << 20                   // bytes of a storage_cc or files request or its answer
 
 	linkDialTime = 5 * time.Second
 	linkIdle     = 30 * time.Second // the caller gives an unused link up
@@ -139,11 +166,7 @@ func (l *Links) request(ctx context.Context, to swarm.Node, command string, part
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("%w: status %d", ErrRefused, resp.StatusCode)
 	}
-	limit := int64(maxStorageMessage)
-	if command == CommandOnion {
-		limit = maxLinkMessage
-	}
-	body, err := readAll(resp.Body, limit, shareOf(ctx))
+	body, err := readAll(resp.Body, messageLimit(command), shareOf(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("%w: reading the answer: %w", ErrUnreachable, err)
 	}
@@ -292,7 +315,7 @@ func (s *Server) serveLink(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	command, ok := strings.CutPrefix(r.URL.Path, linkPath)
-	if !ok || r.Method != http.MethodPost || command != CommandOnion && command != CommandStorage {
+	if !ok || r.Method != http.MethodPost || messageLimit(command) == 0 {
 		w.WriteHeader(http.StatusNotFound)
 		return
 	}
@@ -304,11 +327,7 @@ func (s *Server) serveLink(w http.ResponseWriter, r *http.Request) {
 	held := s.linkMemory.share()
 	defer held.release()
 
-	limit := int64(maxStorageMessage)
-	if command == CommandOnion {
-		limit = maxLinkMessage
-	}
-	body, err := readAll(r.Body, limit, held)
+	body, err := readAll(r.Body, messageLimit(command), held)
 	switch {
 	case errors.Is(err, errBusy):
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -328,10 +347,24 @@ func (s *Server) serveLink(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := s.work(held)
 	defer cancel()
 	var answer [][]byte
-	if command == CommandOnion {
+	switch command {
+	case CommandOnion:
 		answer = s.onionCommand(ctx, parts)
-	} else {
+	case CommandStorage:
 		answer = s.storageCommand(ctx, parts)
+	case CommandStamped:
+		if len(parts) == 3 && len(parts[2]) == 8 {
+			stamp := int64(binary.BigEndian.Uint64(parts[2]))
+			answer = s.storageCommand(rpc.WithStamp(ctx, stamp), parts[:2])
+		}
+	case CommandReplica:
+		if s.cfg.Replica != nil {
+			answer = s.cfg.Replica(ctx, key, parts)
+		}
+	case CommandFileRequest:
+		answer = s.fileCommand(ctx, parts)
+	case CommandFiles:
+		answer = s.filesCommand(ctx, key, parts)
 	}
 	if answer == nil {
 		w.WriteHeader(http.StatusNotFound)

@@ -74,6 +74,9 @@ func (s *Server) layer(ctx context.Context, layer onion.Layer) answer {
 	case *onion.Node:
 		return s.passOn(ctx, inner)
 	case *onion.Server:
+		if a, ok := s.fileRequest(ctx, inner); ok {
+			return a
+		}
 		a, err := s.exit.post(ctx, inner)
 		if errors.Is(err, errForbidden) {
 			return s.seal(ctx, layer, http.StatusBadRequest, onion.TextInvalidURL, false, true)

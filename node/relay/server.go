@@ -6,7 +6,8 @@
 // request, handed to [Storage], or an onion request: the server opens the one
 // layer that is meant for this node and, as the layer says, hands its content
 // to the storage, passes the rest on to the next node through [Peers], or posts
-// it to a web server ([Exit]). The answer goes back the way the request came.
+// it to a web server ([Exit]), in whose place the nodes themselves answer when it
+// is a file server of theirs ([Files]). The answer goes back the way the request came.
 // What another node sends arrives at the same port, on a TLS connection on which
 // both sides have proven their node keys.
 //
@@ -36,7 +37,6 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"hearth/node/keys"
-	"hearth/node/onion"
 	"hearth/node/rpc"
 	"hearth/node/swarm"
 )
@@ -54,58 +54,21 @@ type Config struct {
 	Keys    *keys.Pair
 	Cert    tls.Certificate    // shown to clients, see [Certificate]
 	Storage Storage            // required
+	Files   Files              // requests for a file server; nil when the node keeps no files
 	List    func() *swarm.List // the newest node list; may return nil
 	Peers   Peers              // the way to other nodes
 	Ready   func() []string    // reasons why the node is not ready; none means ready
 	Exit    Exit               // requests to web servers
-	Version [3]int             // storage server version reported to clients
-	Now     func() time.Time   // required
-	Rand    io.Reader          // for the encryption of answers
+
+	// Replica answers CommandReplica from the node with that key; nil for one that
+	// has nothing to compare. No answer means that the request makes no sense.
+	Replica func(ctx context.Context, from [32]byte, parts [][]byte) [][]byte
+
+	Version [3]int           // storage server version reported to clients
+	Now     func() time.Time // required
+	Rand    io.Reader        // for the encryption of answers
 	Log     *slog.Logger
 	Limits  Limits
-}
-
-// Limits bound what strangers can make a node spend. A field left zero takes
-// the value of the storage server, or where it has none the one given here.
-type Limits struct {
-	Body        int64         // bytes of a client's request: 10 MiB
-	Jobs        int64         // requests worked on at a time, for clients and for nodes each: 1000
-	Memory      int64         // bytes of requests and answers held, for clients and for nodes each: 64 MiB
-	Connections int64         // open connections of clients: 2000
-	PeerLinks   int           // open links of one other node: 8
-	Handshake   time.Duration // for TLS: 10 s
-	Header      time.Duration // for the head of a request: 10 s
-	Request     time.Duration // for a whole request: 12 s
-	Idle        time.Duration // between two requests of one connection: 10 s
-	Write       time.Duration // for the answer to leave: 30 s
-	Hop         time.Duration // for the next node to answer: 30 s
-}
-
-func (l Limits) withDefaults() Limits {
-	set := func(p *int64, v int64) {
-		if *p == 0 {
-			*p = v
-		}
-	}
-	setTime := func(p *time.Duration, v time.Duration) {
-		if *p == 0 {
-			*p = v
-		}
-	}
-	set(&l.Body, onion.MaxRequest)
-	set(&l.Jobs, 1000)
-	set(&l.Memory, 64<<20)
-	set(&l.Connections, 2000)
-	if l.PeerLinks == 0 {
-		l.PeerLinks = 8
-	}
-	setTime(&l.Handshake, 10*time.Second)
-	setTime(&l.Header, 10*time.Second)
-	setTime(&l.Request, 12*time.Second)
-	setTime(&l.Idle, 10*time.Second)
-	setTime(&l.Write, 30*time.Second)
-	setTime(&l.Hop, 30*time.Second)
-	return l
 }
 
 // Server is the HTTPS server of a service node.
@@ -119,7 +82,7 @@ type Server struct {
 
 	jobs, linkJobs     *semaphore.Weighted
 	memory, linkMemory *memory
-	connections        *semaphore.Weighted
+	strangers          *crowd
 	onions             atomic.Uint64
 
 	clients, nodes       *http.Server
@@ -155,7 +118,7 @@ func New(cfg Config) (*Server, error) {
 		linkJobs:    semaphore.NewWeighted(lim.Jobs),
 		memory:      newMemory(lim.Memory),
 		linkMemory:  newMemory(lim.Memory),
-		connections: semaphore.NewWeighted(lim.Connections),
+		strangers:   newCrowd(lim.Connections, lim.Address),
 		clientConns: newHandover(),
 		linkers:     newHandover(),
 		listeners:   make(map[net.Listener]struct{}),
@@ -182,7 +145,7 @@ func New(cfg Config) (*Server, error) {
 	s.tls = &tls.Config{
 		MinVersion:             tls.VersionTLS12,
 		Certificates:           []tls.Certificate{cfg.Cert},
-		NextProtos:             []string{"http/1.1"},
+		NextProtos:             []string{"http/1.1", "http/1.0"}, // the latter to be told that it does not do
 		SessionTicketsDisabled: true,
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			if hello.ServerName == linkName {
@@ -254,27 +217,28 @@ func (s *Server) Serve(l net.Listener) error {
 			}
 		}
 		pause = 0
-		if !s.connections.TryAcquire(1) {
+		leave, ok := s.strangers.enter(conn.RemoteAddr())
+		if !ok {
 			conn.Close()
 			continue
 		}
 		s.mu.Lock()
 		if s.closed {
 			s.mu.Unlock()
-			s.connections.Release(1)
+			leave()
 			conn.Close()
 			return nil
 		}
 		s.shaking[conn] = struct{}{}
-		s.wg.Go(func() { s.shakeHands(conn) })
+		s.wg.Go(func() { s.shakeHands(conn, leave) })
 		s.mu.Unlock()
 	}
 }
 
 // shakeHands brings the TLS connection up and gives it to the HTTP server for
 // clients or to the one for nodes.
-func (s *Server) shakeHands(conn net.Conn) {
-	c := &countedConn{Conn: conn, closed: func() { s.connections.Release(1) }}
+func (s *Server) shakeHands(conn net.Conn, leave func()) {
+	c := &countedConn{Conn: conn, closed: leave}
 	t := tls.Server(c, s.tls)
 	ctx, cancel := context.WithTimeout(s.base, s.lim.Handshake)
 	defer cancel()

@@ -265,6 +265,16 @@ func TestNotHTTPS(t *testing.T) {
 	if got := awaitClosed(t, c); !strings.HasPrefix(got, "HTTP/1.0 505 ") {
 		t.Errorf("HTTP/1.0: got %q", got)
 	}
+	// So does curl -0: it names the protocol before.
+	old, err := tls.Dial("tcp", net.nodes[0].addr.String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.0"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	io.WriteString(old, "GET /get_stats/v1 HTTP/1.0\r\n\r\n")
+	if got := awaitClosed(t, old); !strings.HasPrefix(got, "HTTP/1.0 505 ") || !strings.HasSuffix(got, "This server does not support HTTP/1.0.") {
+		t.Errorf("HTTP/1.0, agreed upon in TLS: got %q", got)
+	}
 	if got := net.send(0, "POST", "/ping_test/v1", nil); got.status != 200 {
 		t.Errorf("afterwards: got %v", got)
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"hearth/node/bt"
+	"hearth/node/storage"
 )
 
 // hashLength is the length of a message hash as text.
@@ -55,10 +56,15 @@ func (r *deleteRequest) run(c *call) wait {
 		return done(statusUnsigned, "delete_msgs signature verification failed")
 	}
 	return c.spread("delete", r.forwarded, func() map[string]any {
-		deleted, err := c.cfg.DB.Delete(r.owner, r.hashes)
+		effect, err := c.cfg.DB.Apply(r.change(c, storage.Change{Kind: storage.Delete, Hashes: r.hashes}))
 		if err != nil {
 			return c.failure("delete", err)
 		}
+		deleted := make([]string, len(effect.Affected))
+		for i, a := range effect.Affected {
+			deleted[i] = a.Hash
+		}
+		slices.Sort(deleted)
 		return map[string]any{
 			"deleted":   list(deleted),
 			"signature": c.cfg.Keys.Sign(DeleteResultText(r.owner, r.hashes, deleted)),

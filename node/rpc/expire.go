@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"hearth/node/bt"
+	"hearth/node/storage"
 )
 
 type expireRequest struct {
@@ -65,7 +66,7 @@ func (r *expireRequest) run(c *call) wait {
 		if e < c.now-signatureWindow {
 			return done(statusUnsigned, "expire: timestamp should be >= current time")
 		}
-		applied[i] = min(e, c.now+maxTTL(privateNamespace).Milliseconds())
+		applied[i] = min(e, storage.StampTime(c.stamp)+storage.MaxLife)
 	}
 	if !c.permits(&r.credentials, ExpireText(r.mode, r.expiries, r.hashes), Write) {
 		return done(statusUnsigned, "expire: signature verification failed")
@@ -83,23 +84,16 @@ func (r *expireRequest) run(c *call) wait {
 	}, c.swarmed)
 }
 
-// privateNamespace stands for those in which messages live longest.
-const privateNamespace = 1
-
 func (r *expireRequest) own(c *call, mode ExpireMode, applied []int64) map[string]any {
-	changed, err := c.cfg.DB.UpdateExpiries(r.owner, r.hashes, func(i int, current int64) (int64, bool) {
-		expiry := applied[min(i, len(applied)-1)]
-		switch mode {
-		case ExpireShorten:
-			return expiry, expiry < current
-		case ExpireExtend:
-			return expiry, expiry > current
-		}
-		return expiry, true
-	})
+	change := r.change(c, storage.Change{Kind: storage.Expire, Hashes: r.hashes, Expiries: r.expiries, Mode: storedModes[mode]})
+	if mode != r.mode {
+		change.Proof[0] |= proofPlain
+	}
+	effect, err := c.cfg.DB.Apply(change)
 	if err != nil {
 		return c.failure("expire", err)
 	}
+	changed := effect.Expiries
 	updated := slices.Sorted(maps.Keys(changed))
 	element := map[string]any{"updated": list(updated)}
 	// One expiry comes back as it was applied, several as the values of updated.

@@ -101,7 +101,7 @@ func (c *call) forward(to swarm.Node, method string, body []byte) map[string]any
 	// A client that goes away must not leave the swarm with half the copies.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), forwardTimeout)
 	defer cancel()
-	parts, err := c.cfg.Forward(ctx, to, method, body)
+	parts, err := c.cfg.Forward(WithStamp(ctx, c.stamp), to, method, body)
 	if err != nil {
 		return map[string]any{"failed": true, "timeout": true}
 	}

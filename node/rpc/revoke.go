@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"hearth/node/bt"
+	"hearth/node/storage"
 )
 
 // maxRevoke is how many tokens one request may revoke.
@@ -24,7 +25,8 @@ type revokeRequest struct {
 func parseRevoke(p *params) (work, error) {
 	r := &revokeRequest{method: "revoke_subaccount", field: "revoke", text: RevokeText}
 	r.own = func(c *call, r *revokeRequest) (map[string]any, error) {
-		return map[string]any{}, c.cfg.DB.Revoke(r.owner, rawTokens(r.tokens))
+		_, err := c.cfg.DB.Apply(r.change(c, storage.Change{Kind: storage.Revoke, At: r.timestamp, Tokens: rawTokens(r.tokens)}))
+		return map[string]any{}, err
 	}
 	return r.parse(p, maxRevoke)
 }
@@ -32,8 +34,8 @@ func parseRevoke(p *params) (work, error) {
 func parseUnrevoke(p *params) (work, error) {
 	r := &revokeRequest{method: "unrevoke_subaccount", field: "unrevoke", text: UnrevokeText}
 	r.own = func(c *call, r *revokeRequest) (map[string]any, error) {
-		count, err := c.cfg.DB.Unrevoke(r.owner, rawTokens(r.tokens))
-		return map[string]any{"count": count}, err
+		effect, err := c.cfg.DB.Apply(r.change(c, storage.Change{Kind: storage.Unrevoke, At: r.timestamp, Tokens: rawTokens(r.tokens)}))
+		return map[string]any{"count": effect.Count}, err
 	}
 	return r.parse(p, 0)
 }

@@ -41,7 +41,8 @@ type Config struct {
 
 	// Forward sends a request to another member of the swarm and returns the parts
 	// of its answer, as HandleForwarded there gave them. An error, or the end of
-	// ctx, means that there was no answer.
+	// ctx, means that there was no answer. If it can, it takes the stamp along
+	// (StampOf) and gives it to HandleForwarded there (WithStamp).
 	Forward func(ctx context.Context, to swarm.Node, method string, body []byte) (parts [][]byte, err error)
 
 	Now func() time.Time
@@ -127,12 +128,16 @@ type call struct {
 	now       int64 // ms
 	list      *swarm.List
 	forwarded bool
-	room      *int // bytes of messages that the answer may still hold
+	stamp     int64 // under which it is carried out, see WithStamp
+	room      *int  // bytes of messages that the answer may still hold
 }
 
 func (s *Service) call(ctx context.Context, forwarded bool) *call {
 	room := maxAnswer
-	return &call{s, ctx, s.cfg.Now().UnixMilli(), s.cfg.List(), forwarded, &room}
+	return &call{
+		Service: s, ctx: ctx, now: s.cfg.Now().UnixMilli(), list: s.cfg.List(),
+		forwarded: forwarded, stamp: s.stamp(ctx), room: &room,
+	}
 }
 
 // next is the call of a request within this one.

@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strconv"
 
-	"hearth/node/account"
 	"hearth/node/bt"
 	"hearth/node/storage"
 )
@@ -17,7 +16,7 @@ type scopedMethod struct {
 	list  string // of the affected messages in the answer
 	text  func(Scope, int64) []byte
 	check func(*call, int64) wait // refuses a time, or gives nil
-	run   func(db *storage.DB, owner account.ID, namespace *int16, at int64) ([]storage.Affected, error)
+	kind  storage.Kind
 }
 
 var (
@@ -29,9 +28,7 @@ var (
 			}
 			return nil
 		},
-		run: func(db *storage.DB, owner account.ID, namespace *int16, _ int64) ([]storage.Affected, error) {
-			return db.DeleteAll(owner, namespace)
-		},
+		kind: storage.DeleteAll,
 	}
 	deleteBefore = &scopedMethod{
 		name: "delete_before", field: "before", list: "deleted", text: DeleteBeforeText,
@@ -41,7 +38,7 @@ var (
 			}
 			return nil
 		},
-		run: (*storage.DB).DeleteBefore,
+		kind: storage.DeleteBefore,
 	}
 	expireAll = &scopedMethod{
 		name: "expire_all", field: "expiry", list: "updated", text: ExpireAllText,
@@ -51,7 +48,7 @@ var (
 			}
 			return nil
 		},
-		run: (*storage.DB).ShortenAll,
+		kind: storage.ExpireAll,
 	}
 )
 
@@ -99,15 +96,15 @@ func (r *scopedRequest) run(c *call) wait {
 }
 
 func (r *scopedRequest) own(c *call) map[string]any {
-	var namespace *int16
-	if r.scope != AllNamespaces {
-		ns := int16(r.scope)
-		namespace = &ns
+	change := storage.Change{Kind: r.method.kind, All: r.scope == AllNamespaces, At: r.at}
+	if !change.All {
+		change.Namespace = int16(r.scope)
 	}
-	affected, err := r.method.run(c.cfg.DB, r.owner, namespace, r.at)
+	effect, err := c.cfg.DB.Apply(r.change(c, change))
 	if err != nil {
 		return c.failure(r.method.name, err)
 	}
+	affected := effect.Affected
 	hashes := make([]string, len(affected))
 	byNamespace := make(map[string][]string)
 	for i, a := range affected {
@@ -117,7 +114,7 @@ func (r *scopedRequest) own(c *call) map[string]any {
 	}
 	slices.Sort(hashes)
 	var result any = list(hashes)
-	if namespace == nil {
+	if change.All {
 		all := make(map[string]any)
 		for ns, h := range byNamespace {
 			slices.Sort(h)

@@ -110,14 +110,20 @@ func (r *storeRequest) run(c *call) wait {
 	return c.spread("store", r.forwarded, func() map[string]any {
 		m := storage.Message{
 			Owner: r.owner, Namespace: r.namespace, Hash: hash,
-			Timestamp: r.timestamp, Expiry: r.expiry, Data: r.data,
+			Timestamp: r.timestamp, Expiry: r.expiry, Data: r.data, Stamp: c.stamp,
 		}
-		add := c.cfg.DB.Store
+		var already bool
+		var expiry int64
+		var err error
 		if publicOutbox(r.namespace) {
-			add = c.cfg.DB.StoreAlone
+			already, expiry, err = c.cfg.DB.StoreAlone(m, r.change(c, storage.Change{
+				Kind: storage.Replace, Namespace: r.namespace, At: r.sigTimestamp, Hashes: []string{hash},
+			}))
+		} else {
+			already, expiry, err = c.cfg.DB.Store(m)
 		}
 		var element map[string]any
-		if already, expiry, err := add(m); err != nil {
+		if err != nil {
 			element = c.failure("store", err)
 		} else {
 			stored = true

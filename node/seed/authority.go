@@ -38,10 +38,10 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
-	"hearth/node/internal/wholefile"
 	"hearth/node/keys"
 	"hearth/node/relay"
 	"hearth/node/swarm"
+	"hearth/node/wholefile"
 )
 
 const (
@@ -257,6 +257,9 @@ func (a *Authority) Announce(ctx context.Context, r Record) error {
 	}
 	m := a.nodes[r.Ed25519]
 	if m == nil {
+		if len(a.nodes) >= maxNodes {
+			delete(a.nodes, a.forgotten(now))
+		}
 		m = &member{x25519: x25519, swarm: swarm.None}
 		a.nodes[r.Ed25519] = m
 		a.cfg.Log.Info("node joins", "node", short(r.Ed25519), "address", r.Address)
@@ -270,7 +273,7 @@ func (a *Authority) Announce(ctx context.Context, r Record) error {
 }
 
 // admits makes sure that the record is news and that there is room for its
-// node; a.mu is held.
+// node, or could be made; a.mu is held.
 func (a *Authority) admits(r Record, now time.Time) error {
 	if m := a.nodes[r.Ed25519]; m != nil {
 		if r.Timestamp < m.told {
@@ -278,16 +281,22 @@ func (a *Authority) admits(r Record, now time.Time) error {
 		}
 		return nil
 	}
-	if len(a.nodes) < maxNodes {
-		return nil
+	if len(a.nodes) >= maxNodes && a.forgotten(now) == [32]byte{} {
+		return ErrFull
 	}
-	for key, m := range a.nodes {
-		if !m.active && now.Sub(m.seen) > forgetAfter {
-			delete(a.nodes, key)
-			return nil
+	return nil
+}
+
+// forgotten finds the node that has been away for longest, and long enough to
+// give its place to another; zero when there is none. a.mu is held.
+func (a *Authority) forgotten(now time.Time) (key [32]byte) {
+	oldest := now.Add(-forgetAfter)
+	for k, m := range a.nodes {
+		if !m.active && m.seen.Before(oldest) {
+			key, oldest = k, m.seen
 		}
 	}
-	return ErrFull
+	return key
 }
 
 // ping makes sure that the node answers at the address.

@@ -187,6 +187,17 @@ func TestListHasALimit(t *testing.T) {
 		go a.watch(ctx)
 		w.remove(addrNo(7))
 		time.Sleep(forgetAfter + time.Minute)
+		newcomer := addrNo(maxNodes + 1)
+		w.remove(newcomer)
+		if err := more(); !errors.Is(err, ErrRecord) {
+			t.Errorf("a newcomer who does not answer: %v", err)
+		}
+		a.mu.Lock()
+		if a.nodes[pairNo(7).Ed25519()] == nil {
+			t.Error("a newcomer who does not answer has taken the place of another")
+		}
+		a.mu.Unlock()
+		w.put(newcomer, pairNo(maxNodes+1).Ed25519())
 		if err := more(); err != nil {
 			t.Errorf("after a node has been away for long: %v", err)
 		}

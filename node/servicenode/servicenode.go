@@ -1,6 +1,6 @@
 // Package servicenode puts a service node together: its keys, its message
-// database, the storage requests, the server that clients and other nodes reach,
-// and the node list that says who those other nodes are.
+// database, the storage requests, the files, the server that clients and other
+// nodes reach, and the node list that says who those other nodes are.
 //
 // [New] opens everything, [Node.Run] serves until its context ends. Between the
 // two the node is not visible to anybody. It follows the list of a [Seed],
@@ -13,6 +13,8 @@ package servicenode
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,13 +29,15 @@ import (
 	"time"
 
 	"hearth/node/api"
-	"hearth/node/internal/wholefile"
+	"hearth/node/files"
 	"hearth/node/keys"
 	"hearth/node/relay"
+	"hearth/node/replica"
 	"hearth/node/rpc"
 	"hearth/node/seed"
 	"hearth/node/storage"
 	"hearth/node/swarm"
+	"hearth/node/wholefile"
 )
 
 // Version is the storage server version that the node reports: the one whose
@@ -44,6 +48,7 @@ const (
 	sweepEvery   = 10 * time.Second
 	announceWait = 30 * time.Second // longest pause between two announcements that did not work
 	drain        = 5 * time.Second  // for requests under way when the node stops
+	farewell     = 5 * time.Second  // for others to get what only this node has, then
 )
 
 // Seed is where the node list comes from; [seed.Client] is one.
@@ -57,7 +62,11 @@ type Seed interface {
 // Config is what a Node is made of.
 type Config struct {
 	Keys   *keys.Pair
-	Dir    string         // messages, certificate, last node list
+	Dir    string         // messages, files, certificate, last node list
+	Share  int64          // bytes of disk for all that strangers store; half of the partition when zero, never all of it
+	Files  int64          // of these, bytes for files; files.DefaultQuota when zero, none when negative; at most half
+	Disk   Disk           // nil asks the system
+	Memory int64          // bytes of memory that the node has for itself, for the bounds that Limits leaves open; 0 for plenty
 	Listen []string       // host:port to serve on, all alike
 	Public netip.AddrPort // where the network reaches the node
 	Seed   Seed
@@ -78,12 +87,19 @@ type Node struct {
 	db        *storage.DB
 	links     *relay.Links
 	storage   *rpc.Service
+	files     *files.Service
+	replica   *replica.Replica
 	server    *relay.Server
 	listeners []net.Listener
 	started   time.Time
 
-	list    atomic.Pointer[swarm.List]
-	closing atomic.Bool
+	list      atomic.Pointer[swarm.List]
+	closing   atomic.Bool
+	room      room
+	restarted string                 // why the database is a new one; empty when it is not
+	crowded   atomic.Pointer[string] // trouble with the room for messages
+	damaged   chan error             // gets the error of a database that went bad
+
 	changed chan struct{} // gets a value, if it has room, with every new list
 	release func() error
 }
@@ -97,10 +113,16 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Disk == nil {
+		cfg.Disk = systemDisk
+	}
+	if cfg.Memory > 0 && cfg.Limits == (relay.Limits{}) {
+		cfg.Limits = relay.LimitsFor(cfg.Memory)
+	}
 	if cfg.Poll == 0 {
 		cfg.Poll = 5 * time.Second
 	}
-	n := &Node{cfg: cfg, log: cfg.Log, started: cfg.Now(), changed: make(chan struct{}, 1)}
+	n := &Node{cfg: cfg, log: cfg.Log, started: cfg.Now(), changed: make(chan struct{}, 1), damaged: make(chan error, 1)}
 	n.release = sync.OnceValue(n.closeAll)
 	if err := n.open(); err != nil {
 		n.Close()
@@ -124,9 +146,15 @@ func (n *Node) open() (err error) {
 		}
 		n.listeners = append(n.listeners, l)
 	}
-	if n.db, err = storage.Open(filepath.Join(cfg.Dir, "messages.db"), cfg.Now); err != nil {
+	size, _, err := cfg.Disk(cfg.Dir)
+	if err != nil {
 		return err
 	}
+	n.room = divide(size, cfg.Share, cfg.Files)
+	if err := n.openMessages(); err != nil {
+		return err
+	}
+	n.measure()
 	if err := n.loadList(); err != nil {
 		// The seed has a newer one anyway.
 		n.log.Warn("the kept node list is not readable", "error", err)
@@ -139,12 +167,10 @@ func (n *Node) open() (err error) {
 		return err
 	}
 	n.storage = rpc.NewService(rpc.Config{
-		Keys: cfg.Keys,
-		DB:   n.db,
-		List: n.List,
-		Forward: func(ctx context.Context, to swarm.Node, method string, body []byte) ([][]byte, error) {
-			return n.links.Request(ctx, to, relay.CommandStorage, [][]byte{[]byte(method), body})
-		},
+		Keys:    cfg.Keys,
+		DB:      n.db,
+		List:    n.List,
+		Forward: n.forward,
 		Now:     cfg.Now,
 		Version: Version,
 		ServiceNodes: func(params json.RawMessage) (json.RawMessage, error) {
@@ -152,10 +178,37 @@ func (n *Node) open() (err error) {
 		},
 		Log: n.log,
 	})
+	n.files, err = files.Open(files.Config{
+		Keys:  cfg.Keys,
+		Dir:   filepath.Join(cfg.Dir, "files"),
+		Quota: n.room.files,
+		List:  n.List,
+		Send: func(ctx context.Context, to swarm.Node, parts [][]byte) ([][]byte, error) {
+			return n.links.Request(ctx, to, relay.CommandFiles, parts)
+		},
+		Now:    cfg.Now,
+		Log:    n.log,
+		Memory: filesMemory(cfg.Memory),
+	})
+	if err != nil {
+		return err
+	}
+	n.replica = replica.New(replica.Config{
+		Self: cfg.Keys.Ed25519(),
+		DB:   n.db,
+		List: n.List,
+		Request: func(ctx context.Context, to swarm.Node, parts [][]byte) ([][]byte, error) {
+			return n.links.Request(ctx, to, relay.CommandReplica, parts)
+		},
+		Now: cfg.Now,
+		Log: n.log,
+	})
 	n.server, err = relay.New(relay.Config{
 		Keys:    cfg.Keys,
 		Cert:    cert,
 		Storage: n.storage,
+		Files:   n.files,
+		Replica: n.replica.Serve,
 		List:    n.List,
 		Peers:   n.links,
 		Ready:   n.NotReady,
@@ -167,6 +220,16 @@ func (n *Node) open() (err error) {
 		Limits:  cfg.Limits,
 	})
 	return err
+}
+
+// forward passes a client's request on to another member of the swarm.
+func (n *Node) forward(ctx context.Context, to swarm.Node, method string, body []byte) ([][]byte, error) {
+	stamp := binary.BigEndian.AppendUint64(nil, uint64(rpc.StampOf(ctx)))
+	answer, err := n.links.Request(ctx, to, relay.CommandStamped, [][]byte{[]byte(method), body, stamp})
+	if err != nil || len(answer) != 1 {
+		n.replica.Behind(to.Ed25519)
+	}
+	return answer, err
 }
 
 // List returns the newest node list, nil before the first.
@@ -194,7 +257,8 @@ func (n *Node) NotReady() []string {
 // Run serves until ctx ends, lets requests under way finish, and closes
 // everything. It returns nil when it was stopped.
 func (n *Node) Run(ctx context.Context) error {
-	n.log.Info("service node starts", "node", n.cfg.Keys, "public", n.cfg.Public, "listen", n.cfg.Listen)
+	key := n.cfg.Keys.Ed25519()
+	n.log.Info("service node starts", "node", hex.EncodeToString(key[:]), "public", n.cfg.Public, "listen", n.cfg.Listen)
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var tasks sync.WaitGroup
 	failed := make(chan error, len(n.listeners))
@@ -207,17 +271,23 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	tasks.Go(func() { n.follow(background) })
 	tasks.Go(func() { n.sweep(background) })
+	tasks.Go(func() { n.files.Run(background) })
+	tasks.Go(func() { n.replica.Run(background) })
 
 	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
+	case err = <-n.damaged:
 	}
 	n.closing.Store(true)
 	end, cancel := context.WithTimeout(background, drain)
 	if e := n.server.Shutdown(end); e != nil {
 		n.log.Warn("requests cut off at the end", "error", e)
 	}
+	cancel()
+	end, cancel = context.WithTimeout(background, farewell)
+	n.replica.Finish(end)
 	cancel()
 	stop()
 	tasks.Wait()
@@ -242,6 +312,9 @@ func (n *Node) closeAll() error {
 		over, cancel := context.WithCancel(context.Background())
 		cancel()
 		_ = n.server.Shutdown(over) // at once; after Run it is a second time and without effect
+	}
+	if n.files != nil {
+		errs = append(errs, n.files.Close())
 	}
 	if n.links != nil {
 		errs = append(errs, n.links.Close())
@@ -305,6 +378,8 @@ func (n *Node) refresh(ctx context.Context) error {
 	}
 	before := n.NotReady()
 	n.list.Store(list)
+	n.files.Wake()
+	n.replica.ListChanged()
 	n.log.Debug("new node list", "height", list.Height, "nodes", len(list.Nodes), "swarms", len(list.Swarms()))
 	if after := n.NotReady(); len(before) != len(after) {
 		n.log.Info("readiness changed", "ready", len(after) == 0, "height", list.Height)
@@ -344,7 +419,18 @@ func (n *Node) loadList() error {
 	return err
 }
 
-// sweep removes expired messages from time to time.
+// filesMemory is how many bytes of clients' files a node with that much memory holds
+// at a time: enough for one of the largest, with its encrypted copy. 0 leaves it to
+// the file service.
+func filesMemory(memory int64) int64 {
+	if memory == 0 {
+		return 0
+	}
+	return max(24<<20, min(memory/2, 48<<20))
+}
+
+// sweep removes expired messages from time to time, and looks how much room there
+// is then.
 func (n *Node) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -353,9 +439,15 @@ func (n *Node) sweep(ctx context.Context) {
 		case <-tick.C:
 			if gone, err := n.db.Sweep(); err != nil {
 				n.log.Error("removing expired messages", "error", err)
+				if errors.Is(err, storage.ErrDamaged) {
+					// Whoever starts the node again gets an empty database.
+					n.damaged <- err
+					return
+				}
 			} else if gone > 0 {
 				n.log.Debug("expired messages removed", "messages", gone)
 			}
+			n.measure()
 		case <-ctx.Done():
 			return
 		}

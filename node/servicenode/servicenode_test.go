@@ -218,7 +218,7 @@ func TestStatusAndPeers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !s.Ready || s.Trouble != "" || s.Swarm != "5" || s.SwarmMembers != 2 || s.KnownNodes != 4 ||
+		if !s.Ready || s.Trouble != "" || s.Swarm != "5" || s.SwarmMembers != 2 || s.KnownNodes != 3 ||
 			s.Address != "127.0.1.1:22021" || s.Started != began.UnixMilli() || len(s.Ed25519) != 64 {
 			t.Errorf("status %v", s)
 		}

@@ -15,21 +15,33 @@ import (
 func (n *Node) Status(context.Context, *api.NodeStatusRequest) (*api.NodeStatus, error) {
 	key := n.cfg.Keys.Ed25519()
 	reasons := n.NotReady()
+	ready := len(reasons) == 0
+	if crowded := n.crowded.Load(); crowded != nil && *crowded != "" {
+		reasons = append(reasons, *crowded)
+	}
+	if n.restarted != "" && n.cfg.Now().Sub(n.started) < newsworthy {
+		reasons = append(reasons, n.restarted)
+	}
 	s := &api.NodeStatus{
 		Ed25519:  hex.EncodeToString(key[:]),
 		Address:  n.cfg.Public.String(),
-		Ready:    len(reasons) == 0,
+		Ready:    ready,
 		Trouble:  strings.Join(reasons, "; "),
 		Onions:   n.server.Onions(),
 		Requests: n.storage.Requests(),
 		Started:  n.started.UnixMilli(),
 	}
 	s.Messages, s.Bytes = n.db.Stats()
+	kept := n.files.Stats()
+	s.Files, s.FileBytes, s.FileQuota, s.FilesTrouble = kept.Files, uint64(kept.Bytes), uint64(kept.Quota), kept.Trouble
 	if list := n.List(); list != nil {
 		s.KnownNodes = uint32(len(list.Nodes))
-		if self, ok := list.Find(key); ok && self.Swarm != swarm.None {
-			s.Swarm = self.Swarm.String()
-			s.SwarmMembers = uint32(len(list.Members(self.Swarm)))
+		if self, ok := list.Find(key); ok {
+			s.KnownNodes--
+			if self.Swarm != swarm.None {
+				s.Swarm = self.Swarm.String()
+				s.SwarmMembers = uint32(len(list.Members(self.Swarm)))
+			}
 		}
 	}
 	return s, nil

@@ -64,7 +64,10 @@ func (db *DB) lead() {
 }
 
 func (db *DB) commit(batch []*write) error {
-	return classify(guarded(func() error {
+	db.committing.Lock() // see Track
+	defer db.committing.Unlock()
+	var changed []delta
+	err := classify(guarded(func() error {
 		return db.bolt.Update(func(tx *bolt.Tx) error {
 			t, err := open(tx)
 			if err != nil {
@@ -76,8 +79,13 @@ func (db *DB) commit(batch []*write) error {
 				}
 			}
 			after := t.totals()
+			changed = *t.sums
 			tx.OnCommit(func() { db.observe(after) })
-			return nil
+			return t.meta.Put(keyStamp, appendNumber(nil, db.stamp.Load()))
 		})
 	}))
+	if err == nil {
+		db.sums.Load().apply(changed)
+	}
+	return err
 }

@@ -22,6 +22,10 @@ type DB struct {
 	now  func() time.Time
 
 	limit, messages, bytes atomic.Int64
+	stamp                  atomic.Int64 // the latest given or seen
+
+	committing sync.Mutex
+	sums       atomic.Pointer[sums] // nil until Track
 
 	mu      sync.Mutex
 	waiting []*write // in order of arrival
@@ -54,7 +58,7 @@ func Open(path string, now func() time.Time) (*DB, error) {
 			return err
 		}
 		return db.bolt.Update(func(tx *bolt.Tx) error {
-			for _, name := range [][]byte{bucketMessages, bucketHashes, bucketExpiries, bucketRevoked, bucketMeta} {
+			for _, name := range buckets {
 				if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 					return err
 				}
@@ -64,6 +68,9 @@ func Open(path string, now func() time.Time) (*DB, error) {
 				return err
 			}
 			db.observe(t.totals())
+			if v := t.meta.Get(keyStamp); len(v) == 8 {
+				db.stamp.Store(number(v))
+			}
 			return t.meta.Put(keyFormat, []byte{format})
 		})
 	})
@@ -170,6 +177,9 @@ func (t tables) verify() error {
 	if err != nil {
 		return err
 	}
+	if found.changes, err = t.verifyChanges(); err != nil {
+		return err
+	}
 	if kept := t.totals(); kept != found {
 		return fmt.Errorf("%w: totals say %d messages, there are %d", ErrDamaged, kept.messages, found.messages)
 	}
@@ -191,7 +201,7 @@ func (db *DB) view(do func(tables) error) error {
 
 func (db *DB) observe(t totals) {
 	db.messages.Store(t.messages)
-	db.bytes.Store(t.bytes)
+	db.bytes.Store(t.bytes + t.changes)
 }
 
 // guarded turns a panic into an error. bbolt panics when it meets a page that went

@@ -2,7 +2,8 @@ package storage
 
 import (
 	"bytes"
-	"encoding/binary"
+	"cmp"
+	"slices"
 
 	"hearth/node/account"
 )
@@ -14,48 +15,12 @@ const (
 	maxRevoked = 50
 )
 
-// Revoke remembers that the owner has withdrawn the tokens of delegates. As
-// upstream, it does so only while the owner has messages here, and only for the
-// 50 tokens revoked last: otherwise anybody could fill the database with
-// revocations of accounts that nobody uses.
-func (db *DB) Revoke(owner account.ID, tokens [][tokenSize]byte) error {
-	return wrap("revoking", db.update(func(t tables) error {
-		if k, _ := t.messages.Cursor().Seek(owner[:]); !bytes.HasPrefix(k, owner[:]) {
-			return nil
-		}
-		for _, token := range tokens {
-			seq, err := t.revoked.NextSequence()
-			if err != nil {
-				return err
-			}
-			if err := t.revoked.Put(revokedKey(owner, token), binary.BigEndian.AppendUint64(nil, seq)); err != nil {
-				return err
-			}
-		}
-		return t.trimRevocations(owner)
-	}))
-}
-
-// Unrevoke takes revocations back and says how many there were.
-func (db *DB) Unrevoke(owner account.ID, tokens [][tokenSize]byte) (removed int, err error) {
-	err = db.update(func(t tables) error {
-		removed = 0
-		for _, token := range tokens {
-			key := revokedKey(owner, token)
-			if t.revoked.Get(key) == nil {
-				continue
-			}
-			if err := t.revoked.Delete(key); err != nil {
-				return err
-			}
-			removed++
-		}
-		return nil
-	})
-	return removed, wrap("taking back revocations", err)
-}
-
 // Revoked reports whether the owner has withdrawn the token.
+//
+// As upstream, the database remembers that only while the owner has messages
+// here (or a delegate's change, which may have removed them), and only for the 50
+// tokens revoked last: otherwise anybody could fill it with revocations of
+// accounts that nobody uses.
 func (db *DB) Revoked(owner account.ID, token [tokenSize]byte) (revoked bool, err error) {
 	err = db.view(func(t tables) error {
 		revoked = t.revoked.Get(revokedKey(owner, token)) != nil
@@ -64,35 +29,148 @@ func (db *DB) Revoked(owner account.ID, token [tokenSize]byte) (revoked bool, er
 	return revoked, wrap("looking up a revocation", err)
 }
 
-// trimRevocations drops the owner's oldest revocations above the limit.
-func (t tables) trimRevocations(owner account.ID) error {
-	for {
-		var oldest []byte
-		first, n := uint64(0), 0
-		c := t.revoked.Cursor()
-		for k, v := c.Seek(owner[:]); bytes.HasPrefix(k, owner[:]); k, v = c.Next() {
-			if seq := binary.BigEndian.Uint64(v); oldest == nil || seq < first {
-				oldest, first = bytes.Clone(k), seq
+// settleTokens works out which of the owner's tokens are revoked, and drops the
+// changes that no longer have a part in that, and those that a delegate asked
+// for after its token was revoked: a node that had not heard of it took them. What they
+// deleted comes back from the other nodes.
+func (t tables) settleTokens(owner account.ID) error {
+	type verdict struct {
+		token   [tokenSize]byte
+		stamp   int64
+		revoked bool
+		by      int
+	}
+	var changes []Change
+	for _, kind := range []Kind{Revoke, Unrevoke} {
+		prefix := changesOf(owner[:], kind)
+		cur := t.changes.Cursor()
+		for k, v := cur.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = cur.Next() {
+			c, _, err := decodeChange(v)
+			if err != nil {
+				return err
 			}
-			n++
+			changes = append(changes, c)
 		}
-		if n <= maxRevoked {
-			return nil
+	}
+	slices.SortFunc(changes, compareChanges)
+	last := make(map[[tokenSize]byte]verdict)
+	for i, c := range changes {
+		for _, token := range c.Tokens {
+			last[token] = verdict{token, c.Stamp, c.Kind == Revoke, i}
 		}
-		if err := t.revoked.Delete(oldest); err != nil {
+	}
+	var verdicts []verdict
+	for _, v := range last {
+		verdicts = append(verdicts, v)
+	}
+	slices.SortFunc(verdicts, func(a, b verdict) int {
+		return cmp.Or(cmp.Compare(b.stamp, a.stamp), compareTokens(a.token, b.token))
+	})
+
+	// The newest stand, as many of each sort as there may be.
+	needed := make([]bool, len(changes))
+	stand := make(map[[tokenSize]byte]int64)
+	taken := 0
+	for _, v := range verdicts {
+		if v.revoked && len(stand) < maxRevoked {
+			stand[v.token] = v.stamp
+			needed[v.by] = true
+		} else if !v.revoked && taken < maxRevoked {
+			taken++
+			needed[v.by] = true
+		}
+	}
+	for i := range changes {
+		if !needed[i] {
+			if err := t.drop(changes[i].Key()); err != nil {
+				return err
+			}
+		}
+	}
+	if err := t.clearRevoked(owner[:]); err != nil {
+		return err
+	}
+	for token, stamp := range stand {
+		if err := t.revoked.Put(revokedKey(owner, token), appendNumber(nil, stamp)); err != nil {
 			return err
 		}
 	}
+	return t.dropUnauthorised(owner, stand)
 }
 
-// forgetRevocations drops the revocations of an owner who has no messages left.
+func (t tables) dropUnauthorised(owner account.ID, revoked map[[tokenSize]byte]int64) error {
+	var late []Change
+	prefix := changesOf(owner[:])
+	cur := t.changes.Cursor()
+	for k, v := cur.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = cur.Next() {
+		c, _, err := decodeChange(v)
+		if err != nil {
+			return err
+		}
+		if len(c.Delegate) != tokenSize {
+			continue
+		}
+		if stamp, is := revoked[[tokenSize]byte(c.Delegate)]; is && c.Stamp >= stamp {
+			late = append(late, c)
+		}
+	}
+	for i := range late {
+		if err := t.drop(late[i].Key()); err != nil {
+			return err
+		}
+		reached, err := t.reached(&late[i])
+		if err != nil {
+			return err
+		}
+		for _, key := range reached {
+			if err := t.settle(key, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// needsRevocations reports whether the owner has anything that a revoked delegate
+// could have something to do with.
+func (t tables) needsRevocations(owner []byte) (bool, error) {
+	if k, _ := t.messages.Cursor().Seek(owner); bytes.HasPrefix(k, owner) {
+		return true, nil
+	}
+	prefix := changesOf(owner)
+	cur := t.changes.Cursor()
+	for k, v := cur.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = cur.Next() {
+		c, _, err := decodeChange(v)
+		if err != nil || len(c.Delegate) > 0 {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
+// forgetRevocations drops the revocations of an owner who needs none any more.
 func (t tables) forgetRevocations(owner []byte) error {
 	if k, _ := t.revoked.Cursor().Seek(owner); !bytes.HasPrefix(k, owner) {
 		return nil // nearly always
 	}
-	if k, _ := t.messages.Cursor().Seek(owner); bytes.HasPrefix(k, owner) {
-		return nil
+	if needed, err := t.needsRevocations(owner); err != nil || needed {
+		return err
 	}
+	prefix := changesOf(owner, Revoke)
+	var keys [][]byte
+	cur := t.changes.Cursor()
+	for k, _ := cur.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = cur.Next() {
+		keys = append(keys, bytes.Clone(k))
+	}
+	for _, k := range keys {
+		if err := t.drop(k); err != nil {
+			return err
+		}
+	}
+	return t.clearRevoked(owner)
+}
+
+func (t tables) clearRevoked(owner []byte) error {
 	var keys [][]byte
 	c := t.revoked.Cursor()
 	for k, _ := c.Seek(owner); bytes.HasPrefix(k, owner); k, _ = c.Next() {
@@ -105,6 +183,8 @@ func (t tables) forgetRevocations(owner []byte) error {
 	}
 	return nil
 }
+
+func compareTokens(a, b [tokenSize]byte) int { return bytes.Compare(a[:], b[:]) }
 
 func revokedKey(owner account.ID, token [tokenSize]byte) []byte {
 	return append(append(make([]byte, 0, ownerSize+tokenSize), owner[:]...), token[:]...)

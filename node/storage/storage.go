@@ -7,6 +7,14 @@
 // nothing of signatures, swarms or the meaning of namespaces: whoever calls it has
 // checked the request.
 //
+// What else an account asks for, to delete messages or to change how long they
+// live, goes through [DB.Apply] as a [Change], which the database remembers. So
+// the databases of a swarm can be brought to the same state whatever each of them
+// missed: every message and every change has a stamp from when it came to the
+// swarm, what is there is a function of the set of both, and [DB.Merge] adds to
+// that set. [DB.Track], [DB.Roots], [DB.Branches] and [DB.List] find out cheaply
+// where two sets differ.
+//
 // Every write is on disk when its method returns. Writes that arrive while
 // another is being committed share one commit, so that a busy node pays for one
 // flush per batch and not per message.
@@ -14,10 +22,10 @@ package storage
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -28,10 +36,14 @@ import (
 type Message struct {
 	Owner     account.ID
 	Namespace int16
-	Hash      string // identifies the message in the whole database; at most 255 bytes
+	Hash      string // identifies the message in the whole database; at most 254 bytes
 	Timestamp int64  // ms since 1970, set by the sender
 	Expiry    int64  // ms since 1970
 	Data      []byte
+
+	// Stamp is when the message came to the swarm, see DB.NextStamp; it moves
+	// when the message is stored again. Retrieve leaves it out.
+	Stamp int64
 }
 
 // Errors of the database; test with errors.Is.
@@ -46,31 +58,47 @@ var (
 	ErrInUse = errors.New("message database is in use by another process")
 )
 
-// Store adds a message. When its hash is already there, nothing is added, but a
-// later expiry replaces the stored one; already is then true. expiry is the one
-// now in the database. The error is ErrFull when a new message does not fit.
+// Store adds a message that a client has just sent. When its hash is already
+// there, nothing is added, but a later expiry replaces the stored one; already is
+// then true. expiry is the one now in the database. The error is ErrFull when a
+// new message does not fit.
+//
+// A stamp of 0 means now. An earlier one, given by the node that took the
+// message, is moved forward when a change here would delete the message: whoever
+// stores after a delete wants the message back.
 func (db *DB) Store(m Message) (already bool, expiry int64, err error) {
-	return db.store(m, false)
+	return db.store(m, nil)
 }
 
 // StoreAlone is Store for a namespace that holds a single message: in the same
-// step every other message of that owner in that namespace is removed.
-func (db *DB) StoreAlone(m Message) (already bool, expiry int64, err error) {
-	return db.store(m, true)
+// step every other message of that owner in that namespace is removed. by is the
+// change of kind Replace that says so; its stamp becomes the message's.
+func (db *DB) StoreAlone(m Message, by Change) (already bool, expiry int64, err error) {
+	if err := by.check(); err != nil || by.Kind != Replace || by.Hashes[0] != m.Hash || by.Namespace != m.Namespace || by.Owner != m.Owner {
+		return false, 0, fmt.Errorf("storing message: %w", cmp.Or(err, ErrChange))
+	}
+	return db.store(m, &by)
 }
 
-func (db *DB) store(m Message, alone bool) (already bool, expiry int64, err error) {
+// again is how old a stamp must be (µs) for a repeated store to renew it.
+// Clients send the same message to several nodes of the swarm, which all pass it
+// on: such repetitions change nothing and need no write.
+const again = 5_000_000
+
+func (db *DB) store(m Message, alone *Change) (already bool, expiry int64, err error) {
 	if len(m.Hash) == 0 || len(m.Hash) > maxHash {
 		return false, 0, fmt.Errorf("storing message: hash of %d bytes", len(m.Hash))
 	}
-	if !alone {
-		// Clients send the same message to several nodes of the swarm, which all
-		// pass it on: most repetitions change nothing and need no write.
+	if m.Stamp == 0 {
+		m.Stamp = db.NextStamp()
+	}
+	packed := packHash(m.Hash)
+	if alone == nil {
 		unchanged := false
 		err := db.view(func(t tables) error {
-			if key := t.hashes.Get([]byte(m.Hash)); key != nil {
+			if key := t.hashes.Get(packed); key != nil {
 				r, err := t.record(key)
-				already, expiry, unchanged = true, r.expiry, r.expiry >= m.Expiry
+				already, expiry, unchanged = true, r.expiry, r.expiry >= m.Expiry && m.Stamp-r.stamp <= again
 				return err
 			}
 			return nil
@@ -79,25 +107,29 @@ func (db *DB) store(m Message, alone bool) (already bool, expiry int64, err erro
 			return already, expiry, wrap("storing message", err)
 		}
 	}
-	full := false
+	full, stamp := false, int64(0)
 	err = db.update(func(t tables) error {
-		already, expiry, full = false, m.Expiry, false
+		already, expiry, full, stamp = false, m.Expiry, false, m.Stamp
 		var others [][]byte
 		var freed int64
-		if alone {
+		if alone != nil {
 			var err error
 			if others, freed, err = t.others(m); err != nil {
 				return err
 			}
 		}
-		if key := t.hashes.Get([]byte(m.Hash)); key != nil {
-			key = bytes.Clone(key)
+		if key := bytes.Clone(t.hashes.Get(packed)); key != nil {
 			r, err := t.record(key)
 			if err != nil {
 				return err
 			}
-			already = true
-			if expiry = max(r.expiry, m.Expiry); expiry != r.expiry {
+			already, expiry = true, max(r.expiry, m.Expiry)
+			if stamp-r.stamp > again || expiry > r.expiry || alone != nil {
+				stamp = max(stamp, r.stamp+1)
+				r.base, r.stamp = expiry, stamp
+				if err := t.rewrite(key, r); err != nil {
+					return err
+				}
 				if err := t.setExpiry(key, r, expiry); err != nil {
 					return err
 				}
@@ -107,14 +139,40 @@ func (db *DB) store(m Message, alone bool) (already bool, expiry int64, err erro
 				full = true
 				return nil
 			}
-			if err := t.insert(m); err != nil {
+			latest, _, err := t.coverage(m.Owner[:], m.Namespace, packed, m.Timestamp)
+			if err != nil {
+				return err
+			}
+			stamp = max(stamp, latest+1)
+			if expiry, err = t.fold(m.Owner[:], m.Namespace, packed, m.Expiry, stamp, nil); err != nil {
+				return err
+			}
+			stamped := m
+			stamped.Stamp = stamp
+			if err := t.insert(stamped, expiry); err != nil {
 				return err
 			}
 		}
-		return t.removeAll(others) // last, so that the owner is never without a message
+		if alone == nil {
+			return nil
+		}
+		by := *alone
+		by.Stamp = stamp
+		if _, err := t.put(&by, db.room()); err != nil {
+			return err
+		}
+		for _, key := range others { // last, so that the owner is never without a message
+			if err := t.settle(key, &by); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err == nil && full {
 		err = ErrFull
+	}
+	if err == nil {
+		db.observeStamp(stamp)
 	}
 	return already, expiry, wrap("storing message", err)
 }
@@ -133,7 +191,7 @@ func (db *DB) Retrieve(owner account.ID, namespace int16, lastHash string, maxCo
 		prefix := boxPrefix(owner, namespace)
 		c := t.messages.Cursor()
 		var k, v []byte
-		if last := t.hashes.Get([]byte(lastHash)); lastHash != "" && bytes.HasPrefix(last, prefix) {
+		if last := t.hashes.Get(packHash(lastHash)); lastHash != "" && bytes.HasPrefix(last, prefix) {
 			if k, v = c.Seek(last); bytes.Equal(k, last) {
 				k, v = c.Next()
 			}
@@ -146,13 +204,14 @@ func (db *DB) Retrieve(owner account.ID, namespace int16, lastHash string, maxCo
 			if err != nil {
 				return err
 			}
-			total += perMessage + len(r.hash) + len(r.data)*4/3
+			hash := unpackHash(r.hash)
+			total += perMessage + len(hash) + len(r.data)*4/3
 			if maxCount > 0 && len(msgs) >= maxCount || maxSize > 0 && len(msgs) > 0 && total > maxSize {
 				more = true
 				return nil
 			}
 			msgs = append(msgs, Message{
-				Owner: owner, Namespace: namespace, Hash: string(r.hash),
+				Owner: owner, Namespace: namespace, Hash: hash,
 				Timestamp: r.timestamp, Expiry: r.expiry, Data: bytes.Clone(r.data),
 			})
 		}
@@ -168,43 +227,21 @@ func (db *DB) Retrieve(owner account.ID, namespace int16, lastHash string, maxCo
 // of an answer.
 const perMessage = 100
 
-// Delete removes those of the hashes that belong to the owner, in whichever
-// namespace, and returns the removed ones in ascending order.
-func (db *DB) Delete(owner account.ID, hashes []string) (deleted []string, err error) {
-	err = db.update(func(t tables) error {
-		deleted = deleted[:0]
-		for _, h := range hashes {
-			key := t.hashes.Get([]byte(h))
-			if !bytes.HasPrefix(key, owner[:]) {
-				continue
-			}
-			if err := t.remove(bytes.Clone(key)); err != nil {
-				return err
-			}
-			deleted = append(deleted, h)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, wrap("deleting messages", err)
-	}
-	slices.Sort(deleted)
-	return deleted, nil
-}
-
 // sweepStep bounds how many messages one transaction of Sweep removes, so that
 // stores do not wait long behind it.
 const sweepStep = 500
 
-// Sweep removes the messages whose time is over and says how many they were.
-// Upstream does this every 10 s; it costs one look-up when nothing has expired.
+// Sweep removes the messages whose time is over and says how many they were; it
+// also forgets the changes that no longer matter. Upstream does this every 10 s;
+// it costs two look-ups when nothing has expired.
 func (db *DB) Sweep() (int, error) {
 	now, removed := db.now().UnixMilli(), 0
 	for {
 		due := false
 		err := db.view(func(t tables) error {
 			k, _ := t.expiries.Cursor().First()
-			due = k != nil && expiryOf(k) <= now
+			c, _ := t.dues.Cursor().First()
+			due = k != nil && expiryOf(k) <= now || c != nil && expiryOf(c) <= now
 			return nil
 		})
 		if err != nil || !due {
@@ -218,7 +255,11 @@ func (db *DB) Sweep() (int, error) {
 				keys = append(keys, bytes.Clone(k[8:]))
 			}
 			step = len(keys)
-			return t.removeAll(keys)
+			if err := t.removeAll(keys); err != nil {
+				return err
+			}
+			_, err := t.forgetDue(now, sweepStep)
+			return err
 		})
 		if err != nil {
 			return removed, wrap("sweeping", err)
@@ -227,14 +268,16 @@ func (db *DB) Sweep() (int, error) {
 	}
 }
 
-// Stats says how many messages the database holds and how many bytes they
-// count, keys and indices included. Expired ones count until they are swept.
+// Stats says how many messages the database holds and how many bytes they and
+// the changes count, keys and indices included. Expired ones count until they are
+// swept.
 func (db *DB) Stats() (messages, bytes uint64) {
 	return uint64(db.messages.Load()), uint64(db.bytes.Load())
 }
 
-// SetLimit bounds the bytes that Stats counts; a store beyond it fails with
-// ErrFull. 0 means no bound.
+// SetLimit bounds the bytes of messages; a store beyond it fails with ErrFull.
+// Changes may take a quarter of it on top: beyond that they are carried out, but
+// not remembered. 0 means no bound.
 func (db *DB) SetLimit(bytes uint64) { db.limit.Store(int64(min(bytes, 1<<62))) }
 
 func wrap(doing string, err error) error {
@@ -244,49 +287,66 @@ func wrap(doing string, err error) error {
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// The file has five buckets:
+// The file has eight buckets:
 //
-//	messages  owner 33, namespace 2, sequence 8 → timestamp 8, expiry 8, hash length 1, hash, data
+//	messages  owner 33, namespace 2, sequence 8 → timestamp 8, expiry 8, base 8, stamp 8, hash length 1, hash, data
 //	hashes    hash → key in messages
 //	expiries  expiry 8, key in messages → nothing
-//	revoked   owner 33, token 36 → sequence 8
-//	meta      "format" → 1; "totals" → messages 8, bytes 8
+//	revoked   owner 33, token 36 → stamp 8
+//	changes   first 2 bytes of the owner's key, owner 33, kind 1, identifier 16 → stamp 8, due 8, change
+//	touches   identifier of owner and hash 16, kind 1, identifier 16 → stamp 8
+//	dues      due 8, key in changes → nothing
+//	meta      "format" → 2; "totals" → messages 8, bytes 8, bytes of changes 8; "stamp" → 8
 //
-// All numbers are big-endian, signed ones with the sign bit flipped, so that
+// base is the expiry that the message was stored with, expiry what changes have
+// made of it. An identifier is the BLAKE2b-128 of what it stands for. All numbers are big-endian, signed ones with the sign bit flipped, so that
 // keys sort as the numbers do. A sequence is one counter for its whole bucket.
 var (
 	bucketMessages = []byte("messages")
 	bucketHashes   = []byte("hashes")
 	bucketExpiries = []byte("expiries")
 	bucketRevoked  = []byte("revoked")
+	bucketChanges  = []byte("changes")
+	bucketTouches  = []byte("touches")
+	bucketDues     = []byte("dues")
 	bucketMeta     = []byte("meta")
 
 	keyFormat = []byte("format")
 	keyTotals = []byte("totals")
+	keyStamp  = []byte("stamp")
 )
 
 const (
-	format    = 1
+	format    = 2
 	ownerSize = 33
 	boxSize   = ownerSize + 2
 	keySize   = boxSize + 8
-	maxHash   = 255
-	fixed     = 8 + 8 + 1 // of a record
+	maxHash   = 254
+	fixed     = 4*8 + 1 // of a record
 	signFlip  = 1 << 63
 )
 
-// tables are the buckets within one transaction.
+// tables are the buckets within one transaction, and what it does to the sums.
 type tables struct {
-	messages, hashes, expiries, revoked, meta *bolt.Bucket
+	messages, hashes, expiries, revoked, changes, touches, dues, meta *bolt.Bucket
+
+	sums *[]delta
+}
+
+var buckets = [][]byte{
+	bucketMessages, bucketHashes, bucketExpiries, bucketRevoked,
+	bucketChanges, bucketTouches, bucketDues, bucketMeta,
 }
 
 func open(tx *bolt.Tx) (tables, error) {
-	t := tables{
-		tx.Bucket(bucketMessages), tx.Bucket(bucketHashes), tx.Bucket(bucketExpiries),
-		tx.Bucket(bucketRevoked), tx.Bucket(bucketMeta),
-	}
-	if t.messages == nil || t.hashes == nil || t.expiries == nil || t.revoked == nil || t.meta == nil {
-		return t, fmt.Errorf("%w: a table is missing", ErrDamaged)
+	t := tables{sums: new([]delta)}
+	for i, b := range []**bolt.Bucket{
+		&t.messages, &t.hashes, &t.expiries, &t.revoked,
+		&t.changes, &t.touches, &t.dues, &t.meta,
+	} {
+		if *b = tx.Bucket(buckets[i]); *b == nil {
+			return t, fmt.Errorf("%w: table %s is missing", ErrDamaged, buckets[i])
+		}
 	}
 	return t, nil
 }
@@ -294,22 +354,23 @@ func open(tx *bolt.Tx) (tables, error) {
 // record is a decoded value of the messages bucket. Its slices point into the
 // file and live as long as the transaction.
 type record struct {
-	timestamp, expiry int64
-	hash, data        []byte
+	timestamp, expiry, base, stamp int64
+	hash, data                     []byte
 }
 
 func decode(v []byte) (record, error) {
-	if len(v) < fixed || len(v) < fixed+int(v[16]) {
+	if len(v) < fixed || len(v) < fixed+int(v[fixed-1]) {
 		return record{}, fmt.Errorf("%w: message record of %d bytes", ErrDamaged, len(v))
 	}
-	n := fixed + int(v[16])
-	return record{number(v), number(v[8:]), v[fixed:n], v[n:]}, nil
+	n := fixed + int(v[fixed-1])
+	return record{number(v), number(v[8:]), number(v[16:]), number(v[24:]), v[fixed:n], v[n:]}, nil
 }
 
 func (r record) encode() []byte {
 	v := make([]byte, 0, fixed+len(r.hash)+len(r.data))
-	v = appendNumber(v, r.timestamp)
-	v = appendNumber(v, r.expiry)
+	for _, n := range []int64{r.timestamp, r.expiry, r.base, r.stamp} {
+		v = appendNumber(v, n)
+	}
 	v = append(v, byte(len(r.hash)))
 	v = append(v, r.hash...)
 	return append(v, r.data...)
@@ -323,18 +384,20 @@ func (t tables) record(key []byte) (record, error) {
 	return decode(v)
 }
 
-func (t tables) insert(m Message) error {
+// insert adds a message; m.Expiry is its base.
+func (t tables) insert(m Message, expiry int64) error {
 	seq, err := t.messages.NextSequence()
 	if err != nil {
 		return err
 	}
 	key := binary.BigEndian.AppendUint64(boxPrefix(m.Owner, m.Namespace), seq)
-	r := record{m.Timestamp, m.Expiry, []byte(m.Hash), m.Data}
+	r := record{m.Timestamp, expiry, m.Expiry, m.Stamp, packHash(m.Hash), m.Data}
+	t.sum(Messages, r.hash, m.Owner, r.mark(), 1)
 	return errors.Join(
 		t.messages.Put(key, r.encode()),
 		t.hashes.Put(r.hash, key),
-		t.expiries.Put(expiryKey(m.Expiry, key), nil),
-		t.add(1, size(m)),
+		t.expiries.Put(expiryKey(expiry, key), nil),
+		t.add(totals{messages: 1, bytes: size(m)}),
 	)
 }
 
@@ -346,11 +409,12 @@ func (t tables) remove(key []byte) error {
 		return err
 	}
 	freed := recordSize(len(r.hash), len(r.data))
+	t.sum(Messages, r.hash, account.ID(key), r.mark(), -1)
 	return errors.Join(
 		t.hashes.Delete(bytes.Clone(r.hash)),
 		t.expiries.Delete(expiryKey(r.expiry, key)),
 		t.messages.Delete(key),
-		t.add(-1, -freed),
+		t.add(totals{messages: -1, bytes: -freed}),
 		t.forgetRevocations(key[:ownerSize]),
 	)
 }
@@ -364,10 +428,23 @@ func (t tables) removeAll(keys [][]byte) error {
 	return nil
 }
 
+// rewrite replaces what a record says about the store; its expiry stays.
+func (t tables) rewrite(key []byte, r record) error {
+	old, err := t.record(key)
+	if err != nil {
+		return err
+	}
+	r.expiry = old.expiry
+	t.sum(Messages, old.hash, account.ID(key), old.mark(), -1)
+	t.sum(Messages, r.hash, account.ID(key), r.mark(), 1)
+	return t.messages.Put(key, r.encode())
+}
+
 // others finds the messages in m's namespace except m itself, and what they take.
 func (t tables) others(m Message) (keys [][]byte, taken int64, err error) {
+	packed := packHash(m.Hash)
 	err = t.each(boxPrefix(m.Owner, m.Namespace), func(k []byte, r record) {
-		if string(r.hash) != m.Hash {
+		if !bytes.Equal(r.hash, packed) {
 			keys = append(keys, bytes.Clone(k))
 			taken += recordSize(len(r.hash), len(r.data))
 		}
@@ -388,34 +465,49 @@ func (t tables) each(prefix []byte, visit func(key []byte, r record)) error {
 	return nil
 }
 
-// setExpiry rewrites a record with another expiry.
+// setExpiry rewrites a record with another expiry. r may be newer than what is
+// stored, except for its expiry.
 func (t tables) setExpiry(key []byte, r record, expiry int64) error {
-	old := r.expiry
+	stored, err := t.record(key)
+	if err != nil {
+		return err
+	}
+	old := stored.expiry
+	if old == expiry {
+		return nil
+	}
 	r.expiry = expiry
 	return errors.Join(
+		t.messages.Put(key, r.encode()),
 		t.expiries.Delete(expiryKey(old, key)),
 		t.expiries.Put(expiryKey(expiry, key), nil),
-		t.messages.Put(key, r.encode()),
 	)
 }
 
-// totals are what Stats reports, kept in the file so that opening needs no count.
-type totals struct{ messages, bytes int64 }
+// totals are what Stats reports, kept in the file so that opening needs no
+// count.
+type totals struct {
+	messages int64
+	bytes    int64 // of messages
+	changes  int64 // bytes
+}
 
 func (t tables) totals() totals {
 	v := t.meta.Get(keyTotals)
-	if len(v) != 16 {
+	if len(v) != 24 {
 		return totals{}
 	}
-	return totals{number(v), number(v[8:])}
+	return totals{number(v), number(v[8:]), number(v[16:])}
 }
 
-func (t tables) add(messages, bytes int64) error {
+func (t tables) add(more totals) error {
 	now := t.totals()
-	return t.meta.Put(keyTotals, appendNumber(appendNumber(nil, now.messages+messages), now.bytes+bytes))
+	v := appendNumber(make([]byte, 0, 24), now.messages+more.messages)
+	v = appendNumber(v, now.bytes+more.bytes)
+	return t.meta.Put(keyTotals, appendNumber(v, now.changes+more.changes))
 }
 
-func size(m Message) int64 { return recordSize(len(m.Hash), len(m.Data)) }
+func size(m Message) int64 { return recordSize(len(packHash(m.Hash)), len(m.Data)) }
 
 // recordSize is what one message takes in all buckets, without the slack of pages.
 func recordSize(hash, data int) int64 {

@@ -45,6 +45,31 @@ func (db *DB) mustStore(t testing.TB, m Message) {
 	}
 }
 
+// The helpers below ask for changes the way tests like to write them.
+
+func (db *DB) Delete(owner account.ID, hashes []string) ([]string, error) {
+	e, err := db.Apply(Change{Owner: owner, Kind: Delete, Hashes: hashes})
+	var deleted []string
+	for _, a := range e.Affected {
+		deleted = append(deleted, a.Hash)
+	}
+	slices.Sort(deleted)
+	return deleted, err
+}
+
+func (db *DB) scoped(kind Kind, owner account.ID, namespace *int16, at int64) ([]Affected, error) {
+	c := Change{Owner: owner, Kind: kind, All: namespace == nil, At: at}
+	if namespace != nil {
+		c.Namespace = *namespace
+	}
+	e, err := db.Apply(c)
+	return e.Affected, err
+}
+
+func (db *DB) alone(m Message) (bool, int64, error) {
+	return db.StoreAlone(m, Change{Owner: m.Owner, Kind: Replace, Namespace: m.Namespace, Hashes: []string{m.Hash}})
+}
+
 func (db *DB) hashes(t testing.TB, owner account.ID, ns int16, last string) string {
 	t.Helper()
 	msgs, _, err := db.Retrieve(owner, ns, last, 0, 0)
@@ -163,7 +188,7 @@ func TestStoreAloneReplacesTheNamespace(t *testing.T) {
 	db.mustStore(t, message(bob, -1, "other owner"))
 	db.mustStore(t, message(alice, -1, "b"))
 	for _, hash := range []string{"c", "c", "d"} {
-		if _, _, err := db.StoreAlone(message(alice, -1, hash)); err != nil {
+		if _, _, err := db.alone(message(alice, -1, hash)); err != nil {
 			t.Fatal(err)
 		}
 		if got := db.hashes(t, alice, -1, ""); got != hash {
@@ -212,12 +237,12 @@ func TestChangesOfManyMessages(t *testing.T) {
 		want   string
 		left   string // of alice's namespaces 0 and 2
 	}{
-		{"all of a namespace", func(db *DB) ([]Affected, error) { return db.DeleteAll(alice, &two) }, "2c,2d", "a b/"},
-		{"all of all", func(db *DB) ([]Affected, error) { return db.DeleteAll(alice, nil) }, "0a,0b,2c,2d", "/"},
-		{"all up to a time", func(db *DB) ([]Affected, error) { return db.DeleteBefore(alice, nil, 30) }, "0a,0b,2c", "/d"},
-		{"a namespace up to a time", func(db *DB) ([]Affected, error) { return db.DeleteBefore(alice, &two, 30) }, "2c", "a b/d"},
-		{"shortening all", func(db *DB) ([]Affected, error) { return db.ShortenAll(alice, nil, 2_000_020) }, "2c,2d", "a b/c d"},
-		{"shortening a namespace", func(db *DB) ([]Affected, error) { return db.ShortenAll(alice, &two, 2_000_030) }, "2d", "a b/c d"},
+		{"all of a namespace", func(db *DB) ([]Affected, error) { return db.scoped(DeleteAll, alice, &two, 0) }, "2c,2d", "a b/"},
+		{"all of all", func(db *DB) ([]Affected, error) { return db.scoped(DeleteAll, alice, nil, 0) }, "0a,0b,2c,2d", "/"},
+		{"all up to a time", func(db *DB) ([]Affected, error) { return db.scoped(DeleteBefore, alice, nil, 30) }, "0a,0b,2c", "/d"},
+		{"a namespace up to a time", func(db *DB) ([]Affected, error) { return db.scoped(DeleteBefore, alice, &two, 30) }, "2c", "a b/d"},
+		{"shortening all", func(db *DB) ([]Affected, error) { return db.scoped(ExpireAll, alice, nil, 2_000_020) }, "2c,2d", "a b/c d"},
+		{"shortening a namespace", func(db *DB) ([]Affected, error) { return db.scoped(ExpireAll, alice, &two, 2_000_030) }, "2d", "a b/c d"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -244,25 +269,38 @@ func TestChangesOfManyMessages(t *testing.T) {
 	}
 }
 
-func TestUpdateExpiriesAsksForEachMessage(t *testing.T) {
-	db, _ := testDB(t)
-	for _, h := range []string{"a", "b", "c"} {
-		db.mustStore(t, message(alice, 0, h))
+func TestExpireMovesTheMessagesNamed(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		mode     Mode
+		expiries []int64
+		changed  string
+		after    string
+	}{
+		{"one time for all", Move, []int64{1_500_000}, "map[a:1500000 c:1500000]", "map[a:1500000 b:2000000 c:1500000]"},
+		{"a time for each", Move, []int64{1_500_000, 1, 2_500_000, 3}, "map[a:2500000 c:1500000]", "map[a:2500000 b:2000000 c:1500000]"},
+		{"to the time that it is", Move, []int64{2_000_000}, "map[a:2000000 c:2000000]", "map[a:2000000 b:2000000 c:2000000]"},
+		{"only back", Shorten, []int64{1_999_999, 1, 2_000_000, 3}, "map[c:1999999]", "map[a:2000000 b:2000000 c:1999999]"},
+		{"only on", Extend, []int64{2_000_001, 9, 2_000_000, 9}, "map[c:2000001]", "map[a:2000000 b:2000000 c:2000001]"},
+		{"no further than thirty days", Move, []int64{1 << 60}, "map[a:2593000000 c:2593000000]", "map[a:2593000000 b:2000000 c:2593000000]"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			db, _ := testDB(t)
+			for _, h := range []string{"a", "b", "c"} {
+				db.mustStore(t, message(alice, 0, h))
+			}
+			db.mustStore(t, message(bob, 0, "bob's"))
+			e, err := db.Apply(Change{Owner: alice, Kind: Expire, Mode: c.mode, Expiries: c.expiries, Hashes: []string{"c", "bob's", "a", "unknown"}})
+			if err != nil || fmt.Sprint(e.Expiries) != c.changed {
+				t.Errorf("changed %v, %v, want %s", e.Expiries, err, c.changed)
+			}
+			expiries, err := db.Expiries(alice, []string{"a", "b", "c", "bob's", "unknown"})
+			if err != nil || fmt.Sprint(expiries) != c.after {
+				t.Errorf("%v, %v, want %s", expiries, err, c.after)
+			}
+			db.consistent(t)
+		})
 	}
-	db.mustStore(t, message(bob, 0, "bob's"))
-	var asked []int
-	changed, err := db.UpdateExpiries(alice, []string{"c", "bob's", "a", "unknown"}, func(i int, current int64) (int64, bool) {
-		asked = append(asked, i)
-		return current + int64(i) + 1, i != 2
-	})
-	if err != nil || fmt.Sprint(changed) != "map[c:2000001]" || fmt.Sprint(asked) != "[0 2]" {
-		t.Errorf("changed %v, asked %v, %v", changed, asked, err)
-	}
-	expiries, err := db.Expiries(alice, []string{"a", "c", "bob's", "unknown"})
-	if err != nil || fmt.Sprint(expiries) != "map[a:2000000 c:2000001]" {
-		t.Errorf("%v, %v", expiries, err)
-	}
-	db.consistent(t)
 }
 
 func TestSweepRemovesWhatHasExpired(t *testing.T) {
@@ -307,12 +345,12 @@ func TestFullDatabaseRefusesNewMessagesOnly(t *testing.T) {
 	if already, expiry, err := db.Store(extended); !already || expiry != extended.Expiry || err != nil {
 		t.Errorf("extending: %v, %d, %v", already, expiry, err)
 	}
-	if _, _, err := db.StoreAlone(message(alice, -1, "b")); err != nil {
+	if _, _, err := db.alone(message(alice, -1, "b")); err != nil {
 		t.Errorf("replacing by one of the same size: %v", err)
 	}
 	long := message(alice, -1, "c")
 	long.Data = make([]byte, 1000)
-	if _, _, err := db.StoreAlone(long); !errors.Is(err, ErrFull) || db.hashes(t, alice, -1, "") != "b" {
+	if _, _, err := db.alone(long); !errors.Is(err, ErrFull) || db.hashes(t, alice, -1, "") != "b" {
 		t.Errorf("replacing by a longer one: %v, left %q", err, db.hashes(t, alice, -1, ""))
 	}
 	if _, err := db.Delete(alice, []string{"b"}); err != nil {
@@ -335,7 +373,7 @@ func TestRevocations(t *testing.T) {
 		return is
 	}
 	revoke := func(owner account.ID, i int) {
-		if err := db.Revoke(owner, [][36]byte{token(i)}); err != nil {
+		if _, err := db.Apply(Change{Owner: owner, Kind: Revoke, Tokens: [][36]byte{token(i)}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -354,10 +392,10 @@ func TestRevocations(t *testing.T) {
 	if !revoked(alice, 0) || revoked(alice, 1) || !revoked(alice, 2) || !revoked(alice, 50) || revoked(bob, 0) {
 		t.Error("not the 50 newest of the account")
 	}
-	if n, err := db.Unrevoke(alice, [][36]byte{token(2), token(1), token(2)}); n != 1 || err != nil || revoked(alice, 2) {
-		t.Errorf("taken back: %d, %v", n, err)
+	if e, err := db.Apply(Change{Owner: alice, Kind: Unrevoke, Tokens: [][36]byte{token(2), token(1), token(2)}}); e.Count != 1 || err != nil || revoked(alice, 2) {
+		t.Errorf("taken back: %d, %v", e.Count, err)
 	}
-	if _, _, err := db.StoreAlone(message(alice, 0, "c")); err != nil || !revoked(alice, 0) {
+	if _, _, err := db.alone(message(alice, 0, "c")); err != nil || !revoked(alice, 0) {
 		t.Errorf("replacing the only message lost the revocations: %v", err)
 	}
 	if _, err := db.Delete(alice, []string{"c"}); err != nil || revoked(alice, 0) || !revoked(bob, 3) {
@@ -394,7 +432,7 @@ func TestConcurrentWritesAreAllKept(t *testing.T) {
 func TestOneBadChangeDoesNotSpoilTheBatch(t *testing.T) {
 	db, _ := testDB(t)
 	bad := errors.New("bad")
-	good := &write{do: func(t tables) error { return t.insert(message(alice, 0, "a")) }, turn: make(chan bool, 1)}
+	good := &write{do: func(t tables) error { return t.insert(message(alice, 0, "a"), 1) }, turn: make(chan bool, 1)}
 	worse := &write{do: func(tables) error { panic(bad.Error()) }, turn: make(chan bool, 1)}
 	db.waiting, db.writing = []*write{good, worse}, true
 	db.lead()

@@ -9,6 +9,10 @@
 //
 //	v, err := vault.New(vault.Config{Dir: "/data/vault", Sealer: chip, Log: log})
 //	api.RegisterVaultServer(server, v)
+//
+// A vault keeps one account. Several would share the chip's one count of wrong
+// PINs and its one lockout authorisation, which lies in the account's blob: who
+// knows the PIN of one could then try those of the others without end.
 package vault
 
 import (
@@ -50,6 +54,12 @@ type Sealer interface {
 	// UnsealWithPIN opens a blob of SealWithPIN. A right PIN clears the count of
 	// wrong ones.
 	UnsealWithPIN(blob []byte, pin string) (secret []byte, err error)
+	// ResealWithPIN seals what a blob of SealWithPIN holds under another PIN. Both
+	// blobs open from then on.
+	ResealWithPIN(blob []byte, pin, newPIN string) (resealed []byte, err error)
+	// Release gives back what the device keeps for a blob of SealWithPIN, which is
+	// about to be destroyed. It can be repeated.
+	Release(blob []byte, pin string) error
 	// Seal seals a secret of up to 64 bytes that opens without a person.
 	Seal(secret []byte) (blob []byte, err error)
 	// Unseal opens a blob of Seal.
@@ -89,6 +99,7 @@ type Vault struct {
 	dir    string
 	sealer Sealer
 	log    *slog.Logger
+	card   card
 	turn   chan struct{} // holds one token while a call is at work
 }
 
@@ -97,7 +108,7 @@ func New(cfg Config) (*Vault, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("vault: %w", err)
 	}
-	if err := removeUnfinished(cfg.Dir); err != nil {
+	if err := (card{}).removeUnfinished(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("vault: %w", err)
 	}
 	v := &Vault{dir: cfg.Dir, sealer: cfg.Sealer, log: cfg.Log, turn: make(chan struct{}, 1)}
@@ -145,10 +156,11 @@ func (v *Vault) CreateAccount(ctx context.Context, req *api.CreateAccountRequest
 	if err := v.mustBeAbsent(accountFile); err != nil {
 		return nil, err
 	}
-	seed, err := v.create(accountFile, AccountSeedSize,
-		func(secret []byte) ([]byte, error) { return v.sealer.SealWithPIN(secret, pin) },
-		func(blob []byte) ([]byte, error) { return v.sealer.UnsealWithPIN(blob, pin) })
+	seed, err := v.draw(AccountSeedSize)
 	if err != nil {
+		return nil, err
+	}
+	if err := v.keepAccount(seed, pin); err != nil {
 		return nil, err
 	}
 	v.log.Info("account created and sealed")
@@ -162,10 +174,7 @@ func (v *Vault) OpenAccount(ctx context.Context, req *api.OpenAccountRequest) (*
 		return nil, err
 	}
 	defer done()
-	blob, err := v.read(accountFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, status.Error(codes.NotFound, "there is no account on this device yet")
-	}
+	blob, err := v.account()
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +186,7 @@ func (v *Vault) OpenAccount(ctx context.Context, req *api.OpenAccountRequest) (*
 	seed, err := v.sealer.UnsealWithPIN(blob, pin)
 	if err != nil {
 		err = explain("account", err)
-		v.log.Warn("account not opened", "reason", status.Convert(err).Message())
+		v.refused("account not opened", err)
 		return nil, err
 	}
 	if len(seed) != AccountSeedSize {
@@ -197,8 +206,11 @@ func (v *Vault) NodeSeed(ctx context.Context, _ *api.NodeSeedRequest) (*api.Node
 	defer done()
 	blob, err := v.read(nodeFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		seed, err := v.create(nodeFile, NodeSeedSize, v.sealer.Seal, v.sealer.Unseal)
+		seed, err := v.draw(NodeSeedSize)
 		if err != nil {
+			return nil, err
+		}
+		if err := v.keep(nodeFile, seed, v.sealer.Seal, v.sealer.Unseal); err != nil {
 			return nil, err
 		}
 		v.log.Info("node key created and sealed")
@@ -266,41 +278,64 @@ func checkPIN(pin string) (string, error) {
 	return pin, nil
 }
 
-// create draws a secret, seals it, writes the blob and opens it again: a secret
-// that nobody can open is found out while it is still worth nothing. With a TPM
-// the opening also puts the chip's lockout authorisation in force, which must not
-// happen before the blob that holds it is on the card.
-func (v *Vault) create(file string, size int, seal, unseal func([]byte) ([]byte, error)) ([]byte, error) {
+// draw makes a new secret of so many bytes.
+func (v *Vault) draw(size int) ([]byte, error) {
 	secret := make([]byte, size)
 	if _, err := io.ReadFull(v.sealer, secret); err != nil {
 		return nil, status.Errorf(codes.Internal, "drawing a secret: %v", err)
 	}
+	return secret, nil
+}
+
+// keepAccount seals the account seed under a PIN that checkPIN has seen. The seed
+// is wiped when that fails.
+func (v *Vault) keepAccount(seed []byte, pin string) error {
+	return v.keep(accountFile, seed,
+		func(secret []byte) ([]byte, error) { return v.sealer.SealWithPIN(secret, pin) },
+		func(blob []byte) ([]byte, error) { return v.sealer.UnsealWithPIN(blob, pin) })
+}
+
+// keep seals a secret, writes the blob and opens it again: a secret that nobody
+// can open is found out while it is still worth nothing. With a TPM the opening
+// also puts the chip's lockout authorisation in force, which must not happen
+// before the blob that holds it is on the card. The secret is wiped when
+// something goes wrong.
+func (v *Vault) keep(file string, secret []byte, seal, unseal func([]byte) ([]byte, error)) error {
 	blob, err := seal(secret)
 	if err != nil {
 		clear(secret)
-		return nil, status.Errorf(codes.Internal, "sealing a new secret: %v", err)
+		return status.Errorf(codes.Internal, "sealing a new secret: %v", err)
 	}
-	if err := writeNew(v.path(file), blob); err != nil {
+	if err := v.card.writeNew(v.path(file), blob); err != nil {
 		clear(secret)
-		return nil, status.Errorf(codes.Internal, "writing a sealed secret: %v", err)
+		return status.Errorf(codes.Internal, "writing a sealed secret: %v", err)
 	}
+	if err := opensAs(secret, blob, unseal); err != nil {
+		clear(secret)
+		if rerr := os.Remove(v.path(file)); rerr != nil {
+			v.log.Error("a sealed secret that does not open stays on the card", "file", file, "error", rerr)
+		}
+		return doesNotOpen(err)
+	}
+	return nil
+}
+
+// opensAs tells whether a blob gives a secret back.
+func opensAs(secret, blob []byte, unseal func([]byte) ([]byte, error)) error {
 	again, err := unseal(blob)
 	if err == nil && subtle.ConstantTimeCompare(again, secret) != 1 {
 		err = errors.New("another secret came back")
 	}
 	clear(again)
-	if err != nil {
-		clear(secret)
-		if rerr := os.Remove(v.path(file)); rerr != nil {
-			v.log.Error("a sealed secret that does not open stays on the card", "file", file, "error", rerr)
-		}
-		err = explain("new secret", err)
-		if status.Code(err) != codes.ResourceExhausted { // a lockout from before passes by itself
-			err = status.Errorf(codes.Internal, "the new secret does not open: %s", status.Convert(err).Message())
-		}
-		return nil, err
+	return err
+}
+
+func doesNotOpen(err error) error {
+	err = explain("new secret", err)
+	if status.Code(err) != codes.ResourceExhausted { // a lockout from before passes by itself
+		err = status.Errorf(codes.Internal, "the new secret does not open: %s", status.Convert(err).Message())
 	}
-	return secret, nil
+	return err
 }
 
 func (v *Vault) mustBeAbsent(file string) error {
@@ -352,6 +387,16 @@ func explain(what string, err error) error {
 		return status.Errorf(codes.FailedPrecondition, "the %s cannot be opened on this device: %v", what, err)
 	}
 	return status.Errorf(codes.Unavailable, "opening the %s: %v", what, err)
+}
+
+// refused logs that the sealer did not do what was asked for. A wrong PIN is no
+// warning: whoever typed it is told, and nobody else needs to be.
+func (v *Vault) refused(what string, err error) {
+	level := slog.LevelWarn
+	if c := status.Code(err); c == codes.PermissionDenied || c == codes.ResourceExhausted {
+		level = slog.LevelInfo
+	}
+	v.log.Log(context.Background(), level, what, "reason", status.Convert(err).Message())
 }
 
 // innermost gives the text of the error that errors.As found, which is written

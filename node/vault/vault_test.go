@@ -30,9 +30,11 @@ type sealer struct {
 	busy    int // calls at work; never more than one
 	clashes int
 
-	secrets map[string]string // blob → PIN, a zero byte, secret
-	failed  int
-	pins    []string
+	secrets  map[string]string // blob → PIN, a zero byte, secret
+	failed   int
+	pins     []string
+	released int
+	damage   bool // sealing under another PIN gives another secret
 
 	sealErr, unsealErr, randErr, triesErr error
 	onUnseal                              func() // called while at work
@@ -106,6 +108,25 @@ func (s *sealer) UnsealWithPIN(blob []byte, pin string) ([]byte, error) {
 		return []byte("quite another one"), nil
 	}
 	return []byte(secret), nil
+}
+
+func (s *sealer) ResealWithPIN(blob []byte, pin, newPIN string) ([]byte, error) {
+	secret, err := s.UnsealWithPIN(blob, pin)
+	if err != nil {
+		return nil, err
+	}
+	if s.damage {
+		secret = []byte("quite another one")
+	}
+	return s.SealWithPIN(secret, newPIN)
+}
+
+func (s *sealer) Release(blob []byte, pin string) error {
+	_, err := s.UnsealWithPIN(blob, pin)
+	if err == nil {
+		s.released++
+	}
+	return err
 }
 
 func (s *sealer) Seal(secret []byte) ([]byte, error) { return s.SealWithPIN(secret, "") }
@@ -201,8 +222,20 @@ func TestWhoGetsWhat(t *testing.T) {
 			return err
 		},
 		"NodeSeed": func(ctx context.Context) error { _, err := v.NodeSeed(ctx, nil); return err },
+		"RestoreAccount": func(ctx context.Context) error {
+			_, err := v.RestoreAccount(ctx, &api.RestoreAccountRequest{Pin: pin, Seed: make([]byte, AccountSeedSize)})
+			return err
+		},
+		"ResealAccount": func(ctx context.Context) error {
+			_, err := v.ResealAccount(ctx, &api.ResealAccountRequest{Pin: pin, NewPin: pin})
+			return err
+		},
+		"RemoveAccount": func(ctx context.Context) error {
+			_, err := v.RemoveAccount(ctx, &api.RemoveAccountRequest{Pin: pin})
+			return err
+		},
 	}
-	account := []string{"Status", "CreateAccount", "OpenAccount"}
+	account := []string{"Status", "CreateAccount", "OpenAccount", "RestoreAccount", "ResealAccount", "RemoveAccount"}
 	const stranger = 4711
 	for uid, allowed := range map[uint32][]string{
 		api.UIDMessenger:     account,
@@ -302,8 +335,15 @@ func TestSealersErrors(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.unsealErr = c.err
+			var log strings.Builder
+			v.log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 			_, err := v.OpenAccount(ctx, &api.OpenAccountRequest{Pin: pin})
 			mustCode(t, err, c.code, c.text)
+			// Who mistypes the PIN is told, that is enough.
+			typed := c.code == codes.PermissionDenied || c.code == codes.ResourceExhausted
+			if warned := log.Len() > 0; warned == typed {
+				t.Errorf("warnings in the log: %q", log.String())
+			}
 			if _, err := v.NodeSeed(as(t, api.UIDNode), nil); status.Code(err) != c.code {
 				t.Errorf("node: %v", err)
 			}
@@ -387,10 +427,10 @@ func TestFilesOfSomebodyElse(t *testing.T) {
 func TestWriteNewNeverReplaces(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")
-	if err := writeNew(path, []byte("first")); err != nil {
+	if err := (card{}).writeNew(path, []byte("first")); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeNew(path, []byte("second")); !errors.Is(err, fs.ErrExist) {
+	if err := (card{}).writeNew(path, []byte("second")); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("got %v", err)
 	}
 	if b, err := os.ReadFile(path); err != nil || string(b) != "first" {

@@ -17,6 +17,7 @@ type command struct {
 	secret    bool     // the line may hold a PIN
 	slow      bool     // goes over the network
 	leaves    bool     // only where the user may leave
+	service   string   // node or device: only where there is one
 	run       func(c *Console, ctx context.Context, rest string) error
 }
 
@@ -54,6 +55,14 @@ func init() {
 			more: []string{"The Session ID is your address. It may be given to anybody you want to hear from."}},
 		{name: "phrase", arguments: "[PIN]", summary: "shows the recovery phrase of 13 words", secret: true, run: (*Console).phrase,
 			more: []string{"Whoever has the words has the account. Write them on paper and show them to nobody."}},
+		{name: "restore", arguments: "[WORDS]", summary: "brings an account back from its recovery phrase", secret: true, slow: true, run: (*Console).restore,
+			more: []string{"The phrase is the 13 words, or the 32 digits that a recovery QR code holds. Then the PIN is asked for, twice.",
+				"Afterwards everything arrives that the network still keeps for the account."}},
+		{name: "pin", summary: "changes the PIN", run: (*Console).changePIN},
+		{name: "lock", summary: "closes the account until the next unlock", run: (*Console).lock},
+		{name: "wipe", summary: "leaves the account for good, after a question", slow: true, run: (*Console).wipe,
+			more: []string{"First the network deletes what it keeps for the account, and says so; then this device forgets it.",
+				"Write down what `phrase` shows if you may want to come back."}},
 		{name: "send", arguments: "ID|NAME TEXT", summary: "sends a message", slow: true, run: (*Console).send,
 			more: []string{"A message has 1 to 2,000 characters. A name with spaces goes in quotes: send \"Anna B\" good morning"}},
 		{name: "read", arguments: "[ID|NAME]", summary: "shows new messages, or one conversation", run: (*Console).read,
@@ -61,22 +70,37 @@ func init() {
 		{name: "contacts", summary: "lists the people you know", run: (*Console).contacts},
 		{name: "add", arguments: "ID NAME", summary: "gives a Session ID a name", run: (*Console).add,
 			more: []string{"The name has at most 100 bytes and stays on this device."}},
-		{name: "node", summary: "how this device's service node does", run: (*Console).node},
-		{name: "peers", summary: "lists the other service nodes", run: (*Console).peers},
-		{name: "logs", arguments: "[N]", summary: "shows the last N lines of the log, 50 unless told", run: (*Console).logs},
-		{name: "restart", summary: "restarts the device, after a question", run: (*Console).restart},
-		{name: "poweroff", summary: "switches the device off, after a question", run: (*Console).powerOff},
+		{name: "node", service: "node", summary: "how this device's service node does", run: (*Console).node},
+		{name: "peers", service: "node", summary: "lists the other service nodes", run: (*Console).peers},
+		{name: "logs", service: "device", arguments: "[N]", summary: "shows the last N lines of the log, 50 unless told", run: (*Console).logs},
+		{name: "restart", service: "device", summary: "restarts the device, after a question", run: (*Console).restart},
+		{name: "poweroff", service: "device", summary: "switches the device off, after a question", run: (*Console).powerOff},
 		{name: "exit", summary: "leaves the console", leaves: true, run: func(*Console, context.Context, string) error { return errLeave }},
 	}
+	at := slices.IndexFunc(order, func(cmd *command) bool { return cmd.name == "add" }) + 1
+	order = slices.Insert(order, at, messageCommands()...)
 	for _, cmd := range order {
 		commands[cmd.name] = cmd
 	}
 }
 
+// offers tells whether a command is of use here.
+func (c *Console) offers(cmd *command) bool {
+	switch {
+	case cmd.leaves:
+		return c.cfg.MayLeave
+	case cmd.service == "node":
+		return c.cfg.Node != nil
+	case cmd.service == "device":
+		return c.cfg.Device != nil
+	}
+	return true
+}
+
 func (c *Console) help(_ context.Context, rest string) error {
 	if name, _ := cutWord(rest); name != "" {
 		cmd, ok := commands[strings.ToLower(name)]
-		if !ok {
+		if !ok || !c.offers(cmd) {
 			c.unknown(name)
 			return nil
 		}
@@ -85,7 +109,7 @@ func (c *Console) help(_ context.Context, rest string) error {
 	}
 	var lines []string
 	for _, cmd := range order {
-		if !cmd.leaves || c.cfg.MayLeave {
+		if c.offers(cmd) {
 			lines = append(lines, fmt.Sprintf("  %-19s %s", strings.TrimSpace(cmd.name+" "+cmd.arguments), cmd.summary))
 		}
 	}
@@ -97,7 +121,7 @@ func (c *Console) help(_ context.Context, rest string) error {
 // unknown says that there is no such command and which was probably meant.
 func (c *Console) unknown(word string) {
 	text := fmt.Sprintf("There is no command %q.", clip(word, 40))
-	if best := nearest(strings.ToLower(word)); best != "" {
+	if best := c.nearest(strings.ToLower(word)); best != "" {
 		text += fmt.Sprintf(" Did you mean `%s`?", best)
 	} else {
 		text += " `help` lists the commands."
@@ -107,10 +131,10 @@ func (c *Console) unknown(word string) {
 
 // nearest gives the command that word is most likely a misspelling of, empty
 // when none is near.
-func nearest(word string) string {
+func (c *Console) nearest(word string) string {
 	best, bestDistance := "", 3
 	for _, cmd := range order {
-		if cmd.leaves {
+		if cmd.leaves || !c.offers(cmd) {
 			continue
 		}
 		d := distance(word, cmd.name)

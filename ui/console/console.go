@@ -33,8 +33,10 @@ const Prompt = "hearth> "
 // Config is what a console needs.
 type Config struct {
 	Messenger api.MessengerClient
-	Node      api.NodeClient
-	Device    api.DeviceClient
+	// Node and Device are nil where there is none, as beside a messenger on an
+	// ordinary machine; their commands are not offered then.
+	Node   api.NodeClient
+	Device api.DeviceClient
 
 	// Plain reads and writes lines only: no prompt, no echo, for a pipe.
 	Plain bool
@@ -56,6 +58,7 @@ type Console struct {
 	state   *api.MessengerState        // the last one seen
 	account api.MessengerState_Account // the last one told to the user
 	told    bool                       // account has been set
+	waiting map[uint64]bool            // numbers of messages that the user knows to wait
 }
 
 // New makes a console. It asks nothing of the services yet.
@@ -81,8 +84,18 @@ func (c *Console) Run(ctx context.Context, rw io.ReadWriter) error {
 	c.term = newTerminal(rw, !c.cfg.Plain)
 	go c.term.read(ctx, rw, c.cfg.MayLeave)
 
-	c.welcome(ctx)
 	var events sync.WaitGroup
+	if c.cfg.Device != nil && !c.cfg.Plain {
+		// First of all: until then, the log is written past this terminal.
+		free := make(chan struct{})
+		events.Go(func() { c.followLog(ctx, sync.OnceFunc(func() { close(free) })) })
+		select {
+		case <-free:
+		case <-time.After(logPatience):
+		case <-ctx.Done():
+		}
+	}
+	c.welcome(ctx)
 	events.Go(func() { c.follow(ctx) })
 	defer events.Wait()
 	defer cancel()
@@ -128,10 +141,7 @@ func (c *Console) execute(ctx context.Context, in input) error {
 		return nil
 	}
 	cmd, ok := commands[strings.ToLower(word)]
-	if ok && cmd.leaves && !c.cfg.MayLeave {
-		ok = false
-	}
-	if !ok {
+	if !ok || !c.offers(cmd) {
 		c.unknown(word)
 		return nil
 	}

@@ -181,7 +181,8 @@ func difference(want, got string) string {
 	return fmt.Sprintf("more than wanted: %q", g[len(w):])
 }
 
-var prompts = []string{Prompt, "PIN: ", "New PIN: ", "The same PIN again: ", "Switch the device off? Type yes: ", "Restart the device? Type yes: "}
+var prompts = []string{Prompt, "PIN: ", "New PIN: ", "The same PIN again: ", "Switch the device off? Type yes: ", "Restart the device? Type yes: ",
+	"The 13 words: ", "Type wipe to go on: ", "Wipe this device all the same? Type yes: "}
 
 // typed finds the input in a line of a transcript.
 func typed(line string) (prompt, keys string, secret, ok bool) {
@@ -266,6 +267,8 @@ func happen(t *testing.T, s *devicetest.Services, directive string) (shows bool)
 	case "fail": // METHOD TEXT
 		method, text, _ := strings.Cut(rest, " ")
 		s.Change(func() { s.Fail[method] = status.Error(codes.FailedPrecondition, text) })
+	case "forgetful": // a node of the own swarm does not confirm that it deleted everything
+		s.Change(func() { s.Unwiped = 1 })
 	case "unready":
 		s.Change(func() { s.Node.Ready, s.Node.Trouble, s.Node.Swarm = false, rest, "" })
 	case "running": // services, stages and a log, as PID 1 tells them
@@ -289,6 +292,54 @@ func happen(t *testing.T, s *devicetest.Services, directive string) (shows bool)
 		}
 		s.Receive(from, text)
 		return true
+	case "request": // NAME "TEXT"
+		name, quoted, _ := strings.Cut(rest, " ")
+		text, err := strconv.Unquote(quoted)
+		if err != nil {
+			t.Fatalf("%s: %v", directive, err)
+		}
+		if err := s.Followed(ctx, 1); err != nil {
+			t.Fatal("nobody follows the events")
+		}
+		s.Request(name, text)
+		return true
+	case "offline", "online": // messages wait, or the waiting ones go out
+		s.Change(func() { s.Waits = word == "offline" })
+	case "stored", "failed", "liked", "unsent", "seen": // NUMBER, of a message with Bob
+		number, err := strconv.ParseUint(rest, 10, 64)
+		if err != nil {
+			t.Fatalf("%s: %v", directive, err)
+		}
+		change := map[string]api.Update_Change{"stored": api.Update_STATE, "failed": api.Update_STATE, "liked": api.Update_REACTION, "unsent": api.Update_UNSENT, "seen": api.Update_READ}[word]
+		s.Update(devicetest.Bob, number, change, func(m *api.Message) {
+			switch word {
+			case "stored":
+				m.State, m.Stored, m.Swarm = api.Message_STORED, 2, 3
+			case "failed":
+				m.State, m.Failure = api.Message_FAILED, "the service nodes refuse it"
+			case "liked":
+				m.Reactions = append(m.Reactions, &api.Reaction{Emoji: "🥰"})
+			case "unsent":
+				m.Text, m.Deleted = "", true
+			case "seen":
+				m.State = api.Message_SEEN
+			}
+		})
+		return word != "seen"
+	case "typing":
+		s.Tell(&api.Event{Event: &api.Event_Typing{Typing: &api.TypingEvent{SessionId: devicetest.Bob}}})
+		return true
+	case "info": // TEXT
+		s.Tell(&api.Event{Event: &api.Event_Info{Info: &api.Message{SessionId: devicetest.Bob, Kind: api.Message_SCREENSHOT, Text: rest}}})
+		return true
+	case "rich": // a message from Bob with everything that can come with one
+		s.Change(func() {
+			s.Messages = append(s.Messages, &api.Message{SessionId: devicetest.Bob, Id: 90, Text: "look\nhere", Timestamp: devicetest.Minute + 3_600_000,
+				Quote: &api.Quote{}, Attachments: []*api.Attachment{{Name: "minutes\u202etxt.exe", Type: "text/plain", Size: 59}, {Voice: true, Type: "audio/ogg", Size: 3000}},
+				Preview: &api.Preview{Url: "https://example.org", Title: "An example"}, Invitation: &api.Invitation{Url: "https://open.example/room", Name: "Room"},
+				Reactions: []*api.Reaction{{Emoji: "👍", Outgoing: true}, {Emoji: "🥰"}}, Expires: devicetest.Minute + 7_200_000},
+				&api.Message{SessionId: devicetest.Bob, Kind: api.Message_TIMER, Outgoing: true, Text: "set messages to disappear 1 hour after sending", Timestamp: devicetest.Minute + 3_700_000})
+		})
 	case "trouble":
 		if err := s.Followed(ctx, 1); err != nil {
 			t.Fatal("nobody follows the events")
@@ -325,6 +376,56 @@ func TestWhatIsTypedWhileAMessageComesIsShownAgain(t *testing.T) {
 	u.leave()
 	if !strings.Contains(u.log.String(), "message received") || strings.Contains(u.log.String(), "are you there") {
 		t.Errorf("the log has %q", u.log)
+	}
+}
+
+func TestALogLineLeavesWhatIsTypedInPlace(t *testing.T) {
+	s := devicetest.Start(t)
+	s.Open()
+	u := sit(t, s, nil)
+	n := u.waitPrompt(0)
+	if err := s.Followed(u.ctx, 1); err != nil { // then nothing else is about to be printed
+		t.Fatal(err)
+	}
+	u.key("send Bo")
+	u.wait("echo", func(l []string) bool { return l[len(l)-1] == Prompt+"send Bo" })
+	for i, line := range []string{"[  12.345] supervisor: node runs (pid 70)", "[  12.346] node: WARN \x1b[2Jno news"} {
+		if err := s.Say(u.ctx, line); err != nil {
+			t.Fatal(err)
+		}
+		l := u.lines(0, n+1+i)
+		if l[n-1+i] != strings.ReplaceAll(line, "\x1b", "␛") || l[n+i] != Prompt+"send Bo" {
+			t.Errorf("the screen has\n%s", strings.Join(l, "\n"))
+		}
+	}
+	u.key("b yes\r")
+	u.waitPrompt(n + 3)
+	s.Look(func() {
+		if len(s.Sent) != 1 || s.Sent[0].GetText() != "yes" {
+			t.Errorf("sent %v", s.Sent)
+		}
+	})
+	u.leave()
+}
+
+func TestTheFirstPromptWaitsForTheLine(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*devicetest.Services)
+	}{
+		{"but not for a device that is not there", func(s *devicetest.Services) { s.Down["Device"] = true }},
+		{"but not for one that does not answer", func(s *devicetest.Services) { s.Hang["Follow"] = true }},
+		{"unless others show the log", func(s *devicetest.Services) {
+			s.Fail["Follow"] = status.Error(codes.PermissionDenied, "only the console shows the log")
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := devicetest.Start(t)
+			c.change(s)
+			u := sit(t, s, nil)
+			u.waitPrompt(0)
+			u.leave()
+		})
 	}
 }
 

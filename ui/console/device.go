@@ -30,20 +30,26 @@ func (c *Console) status(ctx context.Context, _ string) error {
 	}
 
 	var device *api.DeviceStatus
-	deviceErr := call(func(ctx context.Context) (err error) {
-		device, err = c.cfg.Device.Status(ctx, &api.DeviceStatusRequest{})
-		return err
-	})
+	var deviceErr error
+	if c.cfg.Device != nil {
+		deviceErr = call(func(ctx context.Context) (err error) {
+			device, err = c.cfg.Device.Status(ctx, &api.DeviceStatusRequest{})
+			return err
+		})
+	}
 	var state *api.MessengerState
 	stateErr := call(func(ctx context.Context) (err error) {
 		state, err = c.cfg.Messenger.State(ctx, &api.StateRequest{})
 		return err
 	})
 	var node *api.NodeStatus
-	nodeErr := call(func(ctx context.Context) (err error) {
-		node, err = c.cfg.Node.Status(ctx, &api.NodeStatusRequest{})
-		return err
-	})
+	var nodeErr error
+	if c.cfg.Node != nil {
+		nodeErr = call(func(ctx context.Context) (err error) {
+			node, err = c.cfg.Node.Status(ctx, &api.NodeStatusRequest{})
+			return err
+		})
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -51,9 +57,11 @@ func (c *Console) status(ctx context.Context, _ string) error {
 	if device.GetDeveloper() || state.GetDeveloper() {
 		lines = append(lines, developerMode)
 	}
-	if deviceErr != nil {
+	switch {
+	case c.cfg.Device == nil:
+	case deviceErr != nil:
 		add("device", "%s", absent(deviceErr))
-	} else {
+	default:
 		address := device.GetAddress()
 		if address == "" {
 			address = "no network address"
@@ -75,7 +83,14 @@ func (c *Console) status(ctx context.Context, _ string) error {
 		if state.GetLastPoll() > 0 {
 			poll = "asked for messages " + span(c.cfg.Now().Sub(time.UnixMilli(state.GetLastPoll()))) + " ago"
 		}
-		add("messages", "%d unread, %s, %s, %s", state.GetUnread(), count(state.GetPaths(), "path"), count(state.GetKnownNodes(), "known node"), poll)
+		pending := ""
+		if n := state.GetRequests(); n > 0 {
+			pending += count(n, "request") + ", "
+		}
+		if n := state.GetWaiting(); n > 0 {
+			pending += fmt.Sprintf("%d waiting to be sent, ", n)
+		}
+		add("messages", "%d unread, %s%s, %s, %s", state.GetUnread(), pending, count(state.GetPaths(), "path"), count(state.GetKnownNodes(), "known node"), poll)
 		if n := state.GetUnreadable(); n > 0 {
 			add("", "%d that could not be read", n)
 		}
@@ -83,9 +98,11 @@ func (c *Console) status(ctx context.Context, _ string) error {
 	if state.GetTrouble() != "" {
 		add("trouble", "%s", state.GetTrouble())
 	}
-	if nodeErr != nil {
+	switch {
+	case c.cfg.Node == nil:
+	case nodeErr != nil:
 		add("node", "%s", absent(nodeErr))
-	} else {
+	default:
 		add("node", "%s", nodeText(node))
 	}
 	for i, s := range device.GetServices() {
@@ -152,7 +169,7 @@ func (c *Console) node(ctx context.Context, _ string) error {
 		"state     " + nodeText(n),
 		"key       " + n.GetEd25519(),
 		"address   " + orNone(n.GetAddress()),
-		fmt.Sprintf("knows     %s", count(n.GetKnownNodes(), "node")),
+		fmt.Sprintf("knows     %s", count(n.GetKnownNodes(), "other node")),
 		fmt.Sprintf("keeps     %s, %s", count(n.GetMessages(), "message"), bytesText(n.GetBytes())),
 		fmt.Sprintf("handled   %s, %s", count(n.GetOnions(), "onion layer"), count(n.GetRequests(), "storage request")),
 	}

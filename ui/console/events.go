@@ -64,6 +64,8 @@ func (c *Console) followOnce(ctx context.Context) {
 			c.noteState(e.State, false)
 		case *api.Event_Received:
 			c.announce(ctx, e.Received)
+		default:
+			c.happened(ctx, event)
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"hearth/node/api"
 )
@@ -20,15 +19,7 @@ func (c *Console) send(ctx context.Context, rest string) error {
 	if to == "" || strings.TrimSpace(text) == "" {
 		return usageError("Say to whom and what: send ID|NAME TEXT")
 	}
-	if n := utf8.RuneCountInString(text); n > MaxMessage {
-		return usageError(fmt.Sprintf("A message has at most 2,000 characters; this one has %d.", n))
-	}
-	reply, err := c.cfg.Messenger.Send(ctx, &api.SendRequest{To: to, Text: text})
-	if err != nil {
-		return serviceError{messenger, err}
-	}
-	c.term.print(fmt.Sprintf("Sent; %d of the %d nodes of their swarm keep it.", reply.GetStored(), reply.GetSwarm()))
-	return nil
+	return c.sendText(ctx, &api.SendRequest{To: to, Text: text})
 }
 
 // readLimit is how many messages of a conversation read shows.
@@ -90,17 +81,7 @@ func (c *Console) printConversation(name, id string, messages []*api.Message) {
 	}
 	lines := []string{head}
 	for _, m := range messages {
-		who := short
-		if m.GetOutgoing() {
-			who = "you"
-		}
-		prefix := stamp(m.GetTimestamp()) + "  " + who + ": "
-		for i, text := range visibleLines(m.GetText()) {
-			if i == 1 {
-				prefix = strings.Repeat(" ", len("2006-01-02 15:04  "))
-			}
-			lines = append(lines, prefix+text)
-		}
+		lines = append(lines, messageLines(short, m)...)
 	}
 	c.term.print(lines...)
 }
@@ -123,6 +104,9 @@ func (c *Console) contacts(ctx context.Context, _ string) error {
 		line := fmt.Sprintf("%s  %s", who.GetSessionId(), clip(name, 60))
 		if n := who.GetUnread(); n > 0 {
 			line += fmt.Sprintf(", %d unread", n)
+		}
+		if who.GetBlocked() {
+			line += ", blocked"
 		}
 		lines = append(lines, line)
 		if who.GetLastTime() > 0 {

@@ -46,7 +46,11 @@ type Services struct {
 	Contacts []*api.Contact
 	Messages []*api.Message
 	Sent     []*api.SendRequest
+	Settings *api.SettingsReply
+	// Waits makes sent messages stay in the outbox.
+	Waits    bool
 	PowerOff []bool // one for each call: restart?
+	Unwiped  uint32 // of the three nodes of the own swarm, those that do not confirm a Wipe
 	// Down names services ("Messenger", "Node", "Device") that are not there.
 	Down map[string]bool
 	// Fail gives the error of a method, such as "Send".
@@ -56,6 +60,8 @@ type Services struct {
 
 	mu        sync.Mutex
 	followers map[chan *api.Event]bool
+	log       chan string   // lines on their way to the console
+	shown     chan struct{} // one for each that it has confirmed
 	change    chan struct{}
 	conn      *grpc.ClientConn
 }
@@ -66,10 +72,13 @@ func Start(t testing.TB) *Services {
 		State:     &api.MessengerState{TriesLeft: 5},
 		Node:      &api.NodeStatus{Ed25519: strings.Repeat("3b", 32), Address: "127.0.200.1:22300", Ready: true, Swarm: "7fffffffffffffff", SwarmMembers: 4, KnownNodes: 10, Messages: 12, Bytes: 34567, Onions: 81, Requests: 45, Started: Minute - 90_000},
 		Device:    &api.DeviceStatus{Version: "0.2", Board: "virt-amd64", UptimeMs: 95_000, Address: "10.0.2.15"},
+		Settings:  &api.SettingsReply{},
 		Down:      map[string]bool{},
 		Fail:      map[string]error{},
 		Hang:      map[string]bool{},
 		followers: map[chan *api.Event]bool{},
+		log:       make(chan string, 256),
+		shown:     make(chan struct{}, 256),
 		change:    make(chan struct{}),
 	}
 	listener := bufconn.Listen(1 << 20)
@@ -136,7 +145,7 @@ func (s *Services) Look(look func()) {
 func (s *Services) Receive(from, text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := &api.Message{SessionId: from, Text: text, Timestamp: Minute + int64(len(s.Messages))*60_000, Hash: fmt.Sprintf("hash-%d", len(s.Messages))}
+	m := &api.Message{SessionId: from, Text: text, Timestamp: Minute + int64(len(s.Messages))*60_000, Hash: fmt.Sprintf("hash-%d", len(s.Messages)), Id: s.number(from)}
 	s.Messages = append(s.Messages, m)
 	s.State.Unread++
 	i := slices.IndexFunc(s.Contacts, func(c *api.Contact) bool { return c.SessionId == from })
@@ -165,6 +174,18 @@ func (s *Services) Followed(ctx context.Context, n int) error {
 			return ctx.Err()
 		case <-change:
 		}
+	}
+}
+
+// Say lets the device print a line of its log, and waits until the console has
+// shown it.
+func (s *Services) Say(ctx context.Context, line string) error {
+	s.log <- line
+	select {
+	case <-s.shown:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -264,6 +285,49 @@ func (m messengerServer) Phrase(_ context.Context, r *api.PhraseRequest) (*api.P
 	return &api.PhraseReply{Phrase: Words}, nil
 }
 
+func (m messengerServer) Restore(_ context.Context, r *api.RestoreRequest) (*api.MessengerState, error) {
+	if m.s.State.Account != api.MessengerState_NONE {
+		return nil, status.Error(codes.AlreadyExists, "there is an account already")
+	}
+	if r.GetPhrase() != Words {
+		return nil, status.Error(codes.InvalidArgument, "not a recovery phrase: word 4: the word is not in the list")
+	}
+	m.s.PIN = r.GetPin()
+	m.open()
+	return m.state(), nil
+}
+
+func (m messengerServer) ChangePIN(_ context.Context, r *api.ChangePINRequest) (*api.MessengerState, error) {
+	if err := m.check(r.GetPin()); err != nil {
+		return nil, err
+	}
+	m.s.PIN = r.GetNewPin()
+	return m.state(), nil
+}
+
+func (m messengerServer) Lock(context.Context, *api.LockRequest) (*api.MessengerState, error) {
+	m.close(api.MessengerState_LOCKED)
+	return m.state(), nil
+}
+
+func (m messengerServer) Wipe(_ context.Context, r *api.WipeRequest) (*api.WipeReply, error) {
+	if err := m.check(r.GetPin()); err != nil {
+		return nil, err
+	}
+	if m.s.Unwiped > 0 && !r.GetAnyway() {
+		return &api.WipeReply{Confirmed: 3 - m.s.Unwiped, Swarm: 3, Trouble: fmt.Sprintf("only %d of the 3 nodes of your swarm have deleted their copies", 3-m.s.Unwiped)}, nil
+	}
+	m.s.PIN, m.s.Contacts, m.s.Messages = "", nil, nil
+	m.close(api.MessengerState_NONE)
+	return &api.WipeReply{Wiped: true, Confirmed: 3 - m.s.Unwiped, Swarm: 3}, nil
+}
+
+// close leaves the state of a device whose account is not open.
+func (m messengerServer) close(account api.MessengerState_Account) {
+	m.s.State = &api.MessengerState{Account: account, TriesLeft: m.s.State.TriesLeft, Developer: m.s.State.Developer}
+	m.s.tell(&api.Event{Event: &api.Event_State{State: m.state()}})
+}
+
 func (m messengerServer) find(who string) (id string, err error) {
 	for _, c := range m.s.Contacts {
 		if strings.EqualFold(who, c.Name) {
@@ -282,14 +346,20 @@ func (m messengerServer) Send(_ context.Context, r *api.SendRequest) (*api.SendR
 		return nil, err
 	}
 	m.s.Sent = append(m.s.Sent, proto.CloneOf(r))
-	sent := &api.Message{SessionId: id, Outgoing: true, Text: r.GetText(), Timestamp: Minute + int64(len(m.s.Messages))*60_000, Read: true}
+	sent := &api.Message{SessionId: id, Outgoing: true, Text: r.GetText(), Timestamp: Minute + int64(len(m.s.Messages))*60_000, Read: true, Id: m.s.number(id)}
+	sent.Quote = m.s.quote(id, r.GetReplyTo())
+	reply := &api.SendReply{Timestamp: Minute, Hash: "hash", Id: sent.Id, State: api.Message_WAITING}
+	if !m.s.Waits {
+		reply.State, reply.Stored, reply.Swarm = api.Message_STORED, 3, 3
+	}
+	sent.State, sent.Stored, sent.Swarm = reply.State, reply.Stored, reply.Swarm
 	m.s.Messages = append(m.s.Messages, sent)
-	m.s.tell(&api.Event{Event: &api.Event_Sent{Sent: sent}})
-	return &api.SendReply{Timestamp: Minute, Hash: "hash", Stored: 3, Swarm: 3}, nil
+	m.s.tell(&api.Event{Event: &api.Event_Sent{Sent: proto.CloneOf(sent)}})
+	return reply, nil
 }
 
 func (m messengerServer) Contacts(context.Context, *api.ContactsRequest) (*api.ContactsReply, error) {
-	return proto.CloneOf(&api.ContactsReply{Contacts: m.s.Contacts}), nil
+	return m.s.contacts(func(c *api.Contact) bool { return !isRequest(c) }), nil
 }
 
 func (m messengerServer) AddContact(_ context.Context, r *api.AddContactRequest) (*api.Contact, error) {
@@ -386,6 +456,26 @@ func (d deviceServer) Logs(_ context.Context, r *api.LogsRequest) (*api.LogsRepl
 		lines = lines[len(lines)-n:]
 	}
 	return &api.LogsReply{Lines: lines}, nil
+}
+
+func (d deviceServer) Follow(stream grpc.BidiStreamingServer[api.FollowRequest, api.LogLine]) error {
+	if err := stream.SendHeader(nil); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-stream.Context().Done():
+			return nil
+		case line := <-d.s.log:
+			if err := stream.Send(&api.LogLine{Text: line}); err != nil {
+				return err
+			}
+			if _, err := stream.Recv(); err != nil {
+				return err
+			}
+			d.s.shown <- struct{}{}
+		}
+	}
 }
 
 func (d deviceServer) PowerOff(_ context.Context, r *api.PowerOffRequest) (*api.PowerOffReply, error) {

@@ -12,16 +12,18 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
 
 	"hearth/build/devnet"
+	"hearth/build/kernel"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "devnet:", err)
@@ -33,9 +35,9 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 	flags := flag.NewFlagSet("devnet", flag.ContinueOnError)
 	flags.SetOutput(errs)
 	nodes := flags.Int("n", 9, "number of nodes")
-	dir := flags.String("dir", "devnet", "folder that keeps the network's keys and messages")
-	base := flags.Int("base", 22100, "port of the seed; node k listens on the k-th after it; 0 picks a free range")
-	verbose := flags.Bool("v", false, "log what the nodes do")
+	dir := flags.String("dir", "", "folder that keeps the network's keys and messages (default: devnet in the cache folder)")
+	base := flags.Int("base-port", 22100, "port of the seed; node k listens on the k-th after it; 0 picks a free range")
+	verbose := flags.Bool("verbose", false, "log what the nodes do")
 	switch err := flags.Parse(args); {
 	case err == flag.ErrHelp:
 		return nil
@@ -43,6 +45,13 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 		return err
 	case flags.NArg() > 0:
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if *dir == "" {
+		cache, err := kernel.CacheDir()
+		if err != nil {
+			return err
+		}
+		*dir = filepath.Join(cache, "devnet")
 	}
 	level := slog.LevelWarn
 	if *verbose {
@@ -60,6 +69,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 	}
 	fmt.Fprintln(out, strings.TrimRight(table(network, *nodes), "\n"))
 	fmt.Fprintf(out, "seed  %s\npin   %x\n", network.SeedURL(), network.Pin())
+	fmt.Fprintf(out, "talk  go run ./initramfs/cmd/hearth chat -developer -dir /tmp/alice -seed %s -seed-pin %x\n", network.SeedURL(), network.Pin())
 	fmt.Fprintf(out, "ready after %.1f s; Ctrl-C ends it\n", time.Since(began).Seconds())
 
 	<-ctx.Done()

@@ -15,7 +15,7 @@ func TestCommandRunsUntilItIsInterrupted(t *testing.T) {
 	in, out := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {
-		err := run(ctx, []string{"-n", "3", "-base", "0", "-dir", t.TempDir()}, out, t.Output())
+		err := run(ctx, []string{"-n", "3", "-base-port", "0", "-dir", t.TempDir()}, out, t.Output())
 		out.CloseWithError(err)
 		ended <- err
 	}()
@@ -29,7 +29,7 @@ func TestCommandRunsUntilItIsInterrupted(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"starting 3 nodes", "127.0.1.1:", "127.0.2.1:", "127.0.3.1:", "seed  https://127.0.0.1:", "pin   ", "stopping"} {
+	for _, want := range []string{"starting 3 nodes", "127.0.1.1:", "127.0.2.1:", "127.0.3.1:", "seed  https://127.0.0.1:", "pin   ", "talk  go run ./initramfs/cmd/hearth chat ", "stopping"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("%q is missing in\n%s", want, text.String())
 		}

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 
 	"golang.org/x/term"
@@ -42,7 +41,7 @@ func runConsole(ctx context.Context, args []string) error {
 		// No log: it would run into what the terminal shows.
 		return runStdio(ctx, cfg)
 	}
-	cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	cfg.Log = newLog(false)
 	line, err := serial.Open(*device, *baud)
 	if err != nil {
 		return err

@@ -35,6 +35,7 @@ var roles = []struct {
 	{"messenger", "sends, receives and keeps the messages", runMessenger},
 	{"panel", "draws the screens of the panel and reads its buttons", runPanel},
 	{"console", "the commands on the serial line", runConsole},
+	{"chat", "all that a person needs on an ordinary machine: vault, messenger and console in one", runChat},
 }
 
 func main() {

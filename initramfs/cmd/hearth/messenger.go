@@ -2,21 +2,16 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
-	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
 
 	"hearth/node/api"
 	"hearth/node/messenger"
-	"hearth/node/seed"
 )
 
 // runMessenger is the process that holds the account's keys and its
@@ -25,37 +20,26 @@ import (
 func runMessenger(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("messenger", flag.ContinueOnError)
 	dir := flags.String("dir", "/data/messenger", "folder of the database")
-	seedURLs := flags.String("seed", "", "where the first node list comes from: URL[,URL…]")
-	seedPins := flags.String("seed-pin", "", "SHA-256 of each seed's certificate, in hexadecimal: PIN[,PIN…]")
-	gateway := flags.String("gateway", "", "dial addresses through others: PREFIX=ADDRESS[,…]")
+	var network networkFlags
+	network.add(flags)
 	vaultSocket := flags.String("vault", "/run/hearth/vault.sock", "socket of the vault")
+	nodeSocket := flags.String("node", "", "socket of the service node on this machine, which is then kept out of the paths")
 	apiSocket := flags.String("api", "/run/hearth/messenger.sock", "socket to serve")
 	poll := flags.Duration("poll", messenger.DefaultPollInterval, "time between looks into the own swarm")
 	name := flags.String("name", "", "what to call oneself in messages")
-	verbose := flags.Bool("verbose", false, "log every retry")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
-	level := slog.LevelInfo
-	if *verbose {
-		level = slog.LevelDebug
-	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-
-	dial, err := gatewayDialer(*gateway)
+	log := network.log()
+	seeds, dial, err := network.open()
 	if err != nil {
 		return err
 	}
-	seeds, err := parseSeeds(*seedURLs, *seedPins)
-	if err != nil {
-		return err
-	}
-	var sources []messenger.NodeSource
+	var sources []messenger.NodeSource // none: a node list from an earlier run does as well
 	for _, s := range seeds {
-		s.Dial = dial
 		defer s.Close()
 		sources = append(sources, s)
 	}
@@ -65,8 +49,19 @@ func runMessenger(ctx context.Context, args []string) error {
 	}
 	defer vault.Close()
 
+	var node api.NodeClient
+	if *nodeSocket != "" {
+		conn, err := api.Dial(*nodeSocket, api.UIDNode)
+		if err != nil {
+			return fmt.Errorf("node: %w", err)
+		}
+		defer conn.Close()
+		node = api.NewNodeClient(conn)
+	}
+
 	m, err := messenger.New(messenger.Config{
 		Vault:        api.NewVaultClient(vault),
+		Node:         node,
 		DBPath:       filepath.Join(*dir, "messenger.db"),
 		Seeds:        sources,
 		Dial:         dial,
@@ -103,24 +98,4 @@ func runMessenger(ctx context.Context, args []string) error {
 		err = serveErr
 	}
 	return err
-}
-
-// parseSeeds pairs the seeds with their pins.
-func parseSeeds(urls, pins string) ([]*seed.Client, error) {
-	if urls == "" {
-		return nil, nil // a node list from an earlier run does as well
-	}
-	list, digests := strings.Split(urls, ","), strings.Split(pins, ",")
-	if len(list) != len(digests) {
-		return nil, fmt.Errorf("%d seeds but %d pins", len(list), len(digests))
-	}
-	var seeds []*seed.Client
-	for i, url := range list {
-		pin, err := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(digests[i]), ":", ""))
-		if err != nil || len(pin) != 32 {
-			return nil, fmt.Errorf("pin of seed %s: not 64 hexadecimal digits", url)
-		}
-		seeds = append(seeds, &seed.Client{URL: strings.TrimSpace(url), Pin: [32]byte(pin)})
-	}
-	return seeds, nil
 }

@@ -1,57 +1,55 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"time"
 
 	"hearth/node/api"
+	"hearth/node/files"
 	"hearth/node/keys"
-	"hearth/node/seed"
 	"hearth/node/servicenode"
 )
 
 // runNode is the role node: a service node whose key the vault keeps.
 func runNode(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("hearth node", flag.ContinueOnError)
-	dir := flags.String("dir", "/data/node", "folder of messages, certificate and node list")
+	dir := flags.String("dir", "/data/node", "folder of messages, files, certificate and node list")
+	share := flags.Int64("share", 0, "bytes of disk for all that the network stores here; 0 for half of the partition")
+	quota := flags.Int64("files", files.DefaultQuota, "of these, bytes for files, at most half; 0 for none")
 	listen := flags.String("listen", ":22021", "address and port to serve on")
 	public := flags.String("public", "", "IPv4 address and port at which the network reaches this node")
-	seedURL := flags.String("seed", "", "URL that gives the node list")
-	seedPin := flags.String("seed-pin", "", "SHA-256 of the seed's certificate, hexadecimal")
-	gateway := flags.String("gateway", "", "reach some addresses through another one: PREFIX=ADDRESS")
+	var network networkFlags
+	network.add(flags)
 	vault := flags.String("vault", "/run/hearth/vault.sock", "socket of the vault")
 	socket := flags.String("api", "/run/hearth/node.sock", "socket to serve the node API on")
-	verbose := flags.Bool("v", false, "log more")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
-	level := slog.LevelInfo
-	if *verbose {
-		level = slog.LevelDebug
-	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-
+	log := network.log()
 	address, err := netip.ParseAddrPort(*public)
 	if err != nil || !address.Addr().Is4() || address.Port() == 0 {
 		return fmt.Errorf("-public %q: want an IPv4 address and a port", *public)
 	}
-	pin, err := hex.DecodeString(*seedPin)
-	if err != nil || len(pin) != 32 {
-		return fmt.Errorf("-seed-pin %q: want 64 hexadecimal digits", *seedPin)
-	}
-	dial, err := gatewayDialer(*gateway)
+	clients, dial, err := network.open()
 	if err != nil {
 		return err
+	}
+	if len(clients) == 0 {
+		return errors.New("-seed: a node needs at least one, or nobody learns where it is")
+	}
+	var seeds servicenode.Seeds
+	for _, c := range clients {
+		defer c.Close()
+		seeds = append(seeds, c)
 	}
 	pair, err := nodeKeys(ctx, log, *vault)
 	if err != nil {
@@ -59,15 +57,15 @@ func runNode(ctx context.Context, args []string) error {
 	}
 	defer pair.Wipe()
 
-	client := &seed.Client{URL: *seedURL, Pin: [32]byte(pin), Dial: dial}
-	defer client.Close()
 	node, err := servicenode.New(servicenode.Config{
-		Keys: pair, Dir: *dir, Listen: []string{*listen}, Public: address, Seed: client, Dial: dial, Log: log,
+		Keys: pair, Dir: *dir, Listen: []string{*listen}, Public: address, Seed: seeds, Dial: dial, Log: log,
+		Share: *share, Files: cmp.Or(max(*quota, 0), -1), // where zero means the default
+		Memory: ownMemory(),
 	})
 	if err != nil {
 		return err
 	}
-	callers := []uint32{api.UIDPanel, api.UIDConsole}
+	callers := []uint32{api.UIDPanel, api.UIDConsole, api.UIDMessenger}
 	l, err := api.Listen(*socket, callers...)
 	if err != nil {
 		return errors.Join(fmt.Errorf("node API: %w", err), node.Close())

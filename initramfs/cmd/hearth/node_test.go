@@ -131,17 +131,17 @@ func freeAddress(t *testing.T) string {
 
 func TestNodeRoleRefusesFlagsThatMakeNoSense(t *testing.T) {
 	pin := strings.Repeat("ab", 32)
+	seed := []string{"-seed", "https://127.0.0.1:1/json_rpc", "-seed-pin", pin}
 	for _, tt := range []struct {
 		name string
 		args []string
 		want string
 	}{
-		{"no public address", []string{"-seed-pin", pin}, "-public"},
-		{"a public address without a port", []string{"-public", "1.2.3.4", "-seed-pin", pin}, "-public"},
-		{"a public address of IPv6", []string{"-public", "[::1]:22021", "-seed-pin", pin}, "-public"},
-		{"no pin", []string{"-public", "1.2.3.4:22021"}, "-seed-pin"},
-		{"a short pin", []string{"-public", "1.2.3.4:22021", "-seed-pin", "abcd"}, "-seed-pin"},
-		{"a gateway that is none", []string{"-public", "1.2.3.4:22021", "-seed-pin", pin, "-gateway", "x"}, "gateway"},
+		{"no public address", seed, "-public"},
+		{"a public address without a port", append(seed, "-public", "1.2.3.4"), "-public"},
+		{"a public address of IPv6", append(seed, "-public", "[::1]:22021"), "-public"},
+		{"no seed", []string{"-public", "1.2.3.4:22021"}, "-seed"},
+		{"a seed without a pin", []string{"-public", "1.2.3.4:22021", "-seed", "https://127.0.0.1:1/json_rpc"}, "-seed-pin"},
 		{"something beside flags", []string{"x"}, "unexpected argument"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -156,7 +156,7 @@ func TestNodeRoleStopsWhileItWaitsForTheVault(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	dir := shortDir(t)
-	err := runNode(ctx, []string{"-dir", dir, "-public", "1.2.3.4:22021", "-seed-pin", strings.Repeat("ab", 32), "-vault", filepath.Join(dir, "vault.sock")})
+	err := runNode(ctx, []string{"-dir", dir, "-public", "1.2.3.4:22021", "-seed", "https://127.0.0.1:1/json_rpc", "-seed-pin", strings.Repeat("ab", 32), "-vault", filepath.Join(dir, "vault.sock")})
 	if err == nil || !strings.Contains(err.Error(), "vault") {
 		t.Errorf("got %v", err)
 	}

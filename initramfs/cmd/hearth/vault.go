@@ -41,7 +41,7 @@ func runVault(ctx context.Context, args []string) error {
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	log := newLog(false)
 	if err := keepMemoryPrivate(log, f.developer); err != nil {
 		return err
 	}

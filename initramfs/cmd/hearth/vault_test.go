@@ -101,6 +101,99 @@ func TestVaultRoleKeepsItsSecretsOverAPowerCut(t *testing.T) {
 	}
 }
 
+// An account with a real chip, from the first day to the last, and the next one.
+func TestTheLifeOfAnAccountInItsTPM(t *testing.T) {
+	const newPIN = "a longer one"
+	seed := []byte("sixteen byte key")
+	ctx, wait := t.Context(), grpc.WaitForReady(true)
+	chip := swtpmtest.New(t)
+	// start makes a vault as it is after a power cut, with the given account file.
+	start := func(blob []byte) (f vaultFlags, v api.VaultClient, stop func()) {
+		chip.PowerCut()
+		chip.PowerOn(t)
+		dir := shortDir(t)
+		f = vaultFlags{tpm: chip.Socket, wait: 10 * time.Second, dir: filepath.Join(dir, "data"), api: filepath.Join(dir, "vault.sock")}
+		if blob != nil {
+			if err := os.MkdirAll(f.dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(f.dir, "account.sealed"), blob, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		v, stop = startVault(t, f)
+		return f, v, stop
+	}
+	sealed := func(f vaultFlags) []byte {
+		t.Helper()
+		b, err := os.ReadFile(filepath.Join(f.dir, "account.sealed"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+
+	f, v, stop := start(nil)
+	if _, err := v.RestoreAccount(ctx, &api.RestoreAccountRequest{Pin: "482915", Seed: seed}, wait); err != nil {
+		t.Fatal(err)
+	}
+	before := sealed(f)
+	if _, err := v.ResealAccount(ctx, &api.ResealAccountRequest{Pin: "482915", NewPin: newPIN}); err != nil {
+		t.Fatal(err)
+	}
+	after := sealed(f)
+	stop()
+
+	// A power cut during the change leaves one of the two files, and the chip
+	// opens either with its PIN.
+	for _, c := range []struct {
+		name       string
+		blob       []byte
+		pin, other string
+	}{{"the old file", before, "482915", newPIN}, {"the new file", after, newPIN, "482915"}} {
+		_, v, stop := start(c.blob)
+		_, err := v.OpenAccount(ctx, &api.OpenAccountRequest{Pin: c.other}, wait)
+		if status.Code(err) != codes.PermissionDenied {
+			t.Errorf("%s with the other PIN: %v", c.name, err)
+		}
+		if got, err := v.OpenAccount(ctx, &api.OpenAccountRequest{Pin: c.pin}); err != nil || !bytes.Equal(got.Seed, seed) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		stop()
+	}
+
+	// The end, and a power cut after it.
+	f, v, stop = start(after)
+	if _, err := v.RemoveAccount(ctx, &api.RemoveAccountRequest{Pin: "482915"}, wait); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("removed with the old PIN: %v", err)
+	}
+	if _, err := v.RemoveAccount(ctx, &api.RemoveAccountRequest{Pin: newPIN}); err != nil {
+		t.Fatal(err)
+	}
+	if files, err := os.ReadDir(f.dir); err != nil || len(files) != 0 {
+		t.Errorf("left behind: %v, %v", files, err)
+	}
+	stop()
+
+	// The next account finds the chip as the first one did: it can take wrong
+	// tries back, which needs the chip's lockout authorisation.
+	_, v, stop = start(nil)
+	defer stop()
+	made, err := v.CreateAccount(ctx, &api.CreateAccountRequest{Pin: "482915"}, wait)
+	if err != nil || bytes.Equal(made.Seed, seed) {
+		t.Fatalf("the next account: %v", err)
+	}
+	if _, err := v.OpenAccount(ctx, &api.OpenAccountRequest{Pin: newPIN}); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("the PIN of the account before: %v", err)
+	}
+	if _, err := v.OpenAccount(ctx, &api.OpenAccountRequest{Pin: "482915"}); err != nil {
+		t.Error(err)
+	}
+	if s, err := v.Status(ctx, &api.VaultStatusRequest{}); err != nil || s.TriesLeft != 10 || s.RecoverySeconds != 600 {
+		t.Errorf("status %v, %v", s, err)
+	}
+}
+
 func TestVaultRoleRefusesToStart(t *testing.T) {
 	dir := shortDir(t)
 	f := vaultFlags{dir: dir, api: filepath.Join(dir, "vault.sock"), tpm: filepath.Join(dir, "tpmrm0")}

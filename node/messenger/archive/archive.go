@@ -39,6 +39,9 @@ var (
 	ErrInUse        = errors.New("the database is in use by another process")
 	ErrDamaged      = errors.New("an entry of the database is damaged")
 	ErrNameTaken    = errors.New("another contact has this name")
+	ErrNoMessage    = errors.New("there is no such message")
+	ErrTimeTaken    = errors.New("another own message has this time")
+	ErrFull         = errors.New("the outbox is full")
 )
 
 // Buckets. Their names are the same in every file and tell nothing.
@@ -46,9 +49,12 @@ var (
 	bucketMeta     = []byte("meta")     // fixed names
 	bucketContacts = []byte("contacts") // tag of the ID
 	bucketMessages = []byte("messages") // tag of the ID, running number
-	bucketIdents   = []byte("idents")   // tag of conversation, sender and time
+	bucketIdents   = []byte("idents")   // tag of conversation, sender and time; of an own time
 	bucketSeen     = []byte("seen")     // tag of the server hash
 	bucketLast     = []byte("last")     // tag of node and namespace
+	bucketOutbox   = []byte("outbox")   // running number
+	bucketTimers   = []byte("timers")   // as in messages, for those that disappear
+	bucketOrphans  = []byte("orphans")  // as in idents, of messages that are not there yet
 )
 
 const (
@@ -67,7 +73,10 @@ type Archive struct {
 
 	mu       sync.Mutex // held while writing and while the caches are read
 	contacts map[account.ID]*Contact
-	seen     int // entries of bucketSeen
+	timers   map[string]int64 // of bucketTimers: when a message disappears, ms
+	seen     int              // entries of bucketSeen
+	orphans  int              // entries of bucketOrphans
+	waiting  int              // entries of bucketOutbox
 }
 
 // Open opens or makes the file for the account with that secret, 32 bytes. rand
@@ -94,7 +103,8 @@ func Open(file string, secret [32]byte, rand io.Reader, now func() time.Time) (*
 	if err != nil {
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
-	a := &Archive{db: db, rand: rand, now: now, aead: aead, tags: [32]byte(derived[32:]), contacts: make(map[account.ID]*Contact)}
+	a := &Archive{db: db, rand: rand, now: now, aead: aead, tags: [32]byte(derived[32:]),
+		contacts: make(map[account.ID]*Contact), timers: make(map[string]int64)}
 	if err := a.load(); err != nil {
 		db.Close()
 		return nil, err
@@ -112,13 +122,24 @@ func (a *Archive) Close() error {
 	return err
 }
 
+// WriteTo writes the database as it is on the disk at one moment, for a copy of
+// it. What changes meanwhile is not in the copy.
+func (a *Archive) WriteTo(w io.Writer) (n int64, err error) {
+	err = a.db.View(func(tx *bbolt.Tx) error {
+		n, err = tx.WriteTo(w)
+		return err
+	})
+	return n, err
+}
+
 var checkKey, checkValue = []byte("check"), []byte("hearth")
 
 func (a *Archive) load() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketMeta, bucketContacts, bucketMessages, bucketIdents, bucketSeen, bucketLast} {
+		for _, name := range [][]byte{bucketMeta, bucketContacts, bucketMessages, bucketIdents, bucketSeen, bucketLast,
+			bucketOutbox, bucketTimers, bucketOrphans} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -141,7 +162,14 @@ func (a *Archive) load() error {
 		if err != nil {
 			return err
 		}
-		return a.forgetSeen(tx)
+		if err := a.loadTimers(tx); err != nil {
+			return err
+		}
+		a.orphans = tx.Bucket(bucketOrphans).Stats().KeyN
+		a.waiting = tx.Bucket(bucketOutbox).Stats().KeyN
+		var err2 error
+		a.seen, err2 = a.forgetSeen(tx)
+		return err2
 	})
 }
 

@@ -50,18 +50,28 @@ func hash(i int) string { return fmt.Sprintf("%043d", i) }
 
 // incoming is message i of a person.
 func incoming(from account.ID, i int, text string) Incoming {
-	return Incoming{Hash: hash(i), Message: &Message{With: from, Text: text, Timestamp: int64(1_700_000_000_000 + i), Hash: hash(i)}}
+	at := int64(1_699_999_000_000 + i)
+	return Incoming{Hash: hash(i), With: from, Sent: at, Message: &Message{With: from, Text: text, Timestamp: at, Hash: hash(i)}}
 }
 
 var home = Place{Node: [32]byte{9, 9, 9}, Namespace: 0}
 
 func receive(t testing.TB, a *Archive, items ...Incoming) []Message {
 	t.Helper()
-	added, _, err := a.Receive(home, items[len(items)-1].Hash, items)
+	r, err := a.Receive(home, items[len(items)-1].Hash, items)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return added
+	return r.Added
+}
+
+func befriend(t testing.TB, a *Archive, who ...account.ID) {
+	t.Helper()
+	for _, id := range who {
+		if _, err := a.AddContact(id, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func texts(t testing.TB, a *Archive, with account.ID) []string {
@@ -85,9 +95,9 @@ func TestEverythingSurvivesAReopenAndTheFileTellsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	in := incoming(alice, 1, "down the rabbit hole")
-	in.Profile, in.ProfileTime = "White Rabbit", 5
+	in.Profile = &TheirProfile{Name: "White Rabbit", Since: 5}
 	receive(t, a, in, Incoming{Hash: hash(2), Unreadable: true})
-	if _, err := a.Sent(Message{With: bob, Outgoing: true, Text: "tea at six", Timestamp: 1_700_000_000_500, Hash: hash(3), Read: true}); err != nil {
+	if _, _, err := a.Write(Message{With: bob, Outgoing: true, Text: "tea at six", Timestamp: 1_700_000_000_500, Hash: hash(3), Read: true}); err != nil {
 		t.Fatal(err)
 	}
 	nodes := path.Saved{
@@ -160,6 +170,7 @@ func TestAnotherAccountCannotOpenIt(t *testing.T) {
 func TestMessagesComeInOnce(t *testing.T) {
 	a, _ := open(t, filepath.Join(t.TempDir(), "db"))
 	alice, self := someone(1), someone(0)
+	befriend(t, a, alice, someone(2))
 	if added := receive(t, a, incoming(alice, 1, "one")); len(added) != 1 {
 		t.Fatal("not added")
 	}
@@ -188,17 +199,17 @@ func TestMessagesComeInOnce(t *testing.T) {
 		return Message{With: self, Outgoing: true, Text: "note", Timestamp: int64(i), Hash: hash(100 + i), Read: true}
 	}
 	one, two := note(1), note(2)
-	if new, err := a.Sent(one); err != nil || !new {
-		t.Error(new, err)
+	if _, r, err := a.Write(one); err != nil || len(r.Added) != 1 {
+		t.Error(r, err)
 	}
-	if added := receive(t, a, Incoming{Hash: one.Hash, Message: &one}); len(added) != 0 {
+	if added := receive(t, a, Incoming{Hash: one.Hash, With: self, Own: true, Message: &one}); len(added) != 0 {
 		t.Error("polled what was sent")
 	}
-	if added := receive(t, a, Incoming{Hash: two.Hash, Message: &two}); len(added) != 1 {
+	if added := receive(t, a, Incoming{Hash: two.Hash, With: self, Own: true, Message: &two}); len(added) != 1 {
 		t.Error("not polled")
 	}
-	if new, err := a.Sent(two); err != nil || new {
-		t.Error("sent what was polled", new, err)
+	if _, _, err := a.Write(two); !errors.Is(err, ErrTimeTaken) {
+		t.Error("sent what was polled", err)
 	}
 	if got := texts(t, a, self); len(got) != 2 {
 		t.Errorf("notes: %q", got)
@@ -212,7 +223,7 @@ func TestNothingIsWrittenWhenNothingIsNew(t *testing.T) {
 	a, _ := open(t, filepath.Join(t.TempDir(), "db"))
 	receive(t, a, incoming(someone(1), 1, "one"))
 	before := a.db.Stats()
-	if _, _, err := a.Receive(home, hash(1), nil); err != nil {
+	if _, err := a.Receive(home, hash(1), nil); err != nil {
 		t.Fatal(err)
 	}
 	after := a.db.Stats()
@@ -221,9 +232,15 @@ func TestNothingIsWrittenWhenNothingIsNew(t *testing.T) {
 	}
 }
 
+func markRead(a *Archive, with account.ID) error {
+	_, err := a.MarkRead(with, nil)
+	return err
+}
+
 func TestMarkingReadCounts(t *testing.T) {
 	a, _ := open(t, filepath.Join(t.TempDir(), "db"))
 	alice, bob := someone(1), someone(2)
+	befriend(t, a, alice, bob)
 	for i := range 10 {
 		receive(t, a, incoming(alice, i, fmt.Sprint(i)))
 	}
@@ -231,10 +248,10 @@ func TestMarkingReadCounts(t *testing.T) {
 	if c, _ := a.Contact(alice); c.Unread != 10 || a.Unread() != 11 {
 		t.Fatalf("%d and %d unread", c.Unread, a.Unread())
 	}
-	if err := a.MarkRead(alice); err != nil {
+	if err := markRead(a, alice); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.MarkRead(someone(3)); err != nil {
+	if err := markRead(a, someone(3)); err != nil {
 		t.Errorf("marking nobody: %v", err)
 	}
 	if c, _ := a.Contact(alice); c.Unread != 0 || a.Unread() != 1 {
@@ -278,21 +295,21 @@ func TestStrangersAreBounded(t *testing.T) {
 	for range MaxFromStranger + 20 {
 		items = append(items, next(talkative, "hello"), next(friend, "hello"))
 	}
-	added, refused, err := a.Receive(home, "", items)
-	if err != nil || refused != 20 || len(added) != 2*MaxFromStranger+20 {
-		t.Fatalf("%d added, %d refused, %v", len(added), refused, err)
+	r, err := a.Receive(home, "", items)
+	if err != nil || r.Refused != 20 || len(r.Added) != 2*MaxFromStranger+20 {
+		t.Fatalf("%d added, %d refused, %v", len(r.Added), r.Refused, err)
 	}
 
 	items = nil
 	for i := range 2 * MaxStrangers {
 		items = append(items, next(someone(i), "hello"))
 	}
-	if _, _, err := a.Receive(home, "", items); err != nil {
+	if _, err := a.Receive(home, "", items); err != nil {
 		t.Fatal(err)
 	}
 	strangers := 0
 	for _, c := range a.Contacts() {
-		if !c.Known {
+		if !c.Approved {
 			strangers++
 		}
 	}
@@ -317,12 +334,12 @@ func TestStrangersAreBounded(t *testing.T) {
 	for i := range MaxStrangers {
 		items = append(items, next(someone(10000+i), strings.Repeat("x", 200_000)))
 	}
-	if _, _, err := a.Receive(home, "", items); err != nil {
+	if _, err := a.Receive(home, "", items); err != nil {
 		t.Fatal(err)
 	}
 	total := uint64(0)
 	for _, c := range a.Contacts() {
-		if !c.Known {
+		if !c.Approved {
 			total += c.Bytes
 		}
 	}
@@ -332,17 +349,17 @@ func TestStrangersAreBounded(t *testing.T) {
 
 	// An answer makes a friend of a stranger.
 	last := someone(10000 + MaxStrangers - 1)
-	if _, err := a.Sent(Message{With: last, Outgoing: true, Text: "hello", Timestamp: 1, Hash: hash(0)}); err != nil {
+	if _, _, err := a.Write(Message{With: last, Outgoing: true, Text: "hello", Timestamp: 1, Hash: hash(0)}); err != nil {
 		t.Fatal(err)
 	}
 	items = nil
 	for i := range 2 * MaxStrangers {
 		items = append(items, next(someone(20000+i), "hello"))
 	}
-	if _, _, err := a.Receive(home, "", items); err != nil {
+	if _, err := a.Receive(home, "", items); err != nil {
 		t.Fatal(err)
 	}
-	if c, ok := a.Contact(last); !ok || !c.Known {
+	if c, ok := a.Contact(last); !ok || !c.Approved {
 		t.Error("somebody who was answered had to make room")
 	}
 }
@@ -357,26 +374,26 @@ func TestNames(t *testing.T) {
 		t.Errorf("a name given twice: %v", err)
 	}
 	pretender := incoming(eve, 1, "it's me")
-	pretender.Profile = "Alice"
+	pretender.Profile = &TheirProfile{Name: "Alice"}
 	receive(t, a, pretender)
-	if got := a.Named("ALICE "); len(got) != 1 || got[0].ID != alice {
+	if got := a.Named("ALICE ", true); len(got) != 1 || got[0].ID != alice {
 		t.Errorf("the name means %v", got)
 	}
 	for i, id := range []account.ID{eve, bob} {
 		m := incoming(id, 10+i, "x")
-		m.Profile, m.ProfileTime = "Carol", 5
+		m.Profile = &TheirProfile{Name: "Carol", Since: 5}
 		receive(t, a, m)
 	}
-	if got := a.Named("carol"); len(got) != 2 {
+	if got := a.Named("carol", true); len(got) != 2 {
 		t.Errorf("what two people call themselves means %d", len(got))
 	}
 	older := incoming(bob, 20, "x")
-	older.Profile, older.ProfileTime = "Dave", 4
+	older.Profile = &TheirProfile{Name: "Dave", Since: 4}
 	receive(t, a, older)
 	if c, _ := a.Contact(bob); c.DisplayName() != "Carol" {
 		t.Errorf("an older name replaced a newer one: %q", c.DisplayName())
 	}
-	if a.Named("") != nil {
+	if a.Named("", true) != nil {
 		t.Error("no name means somebody")
 	}
 }

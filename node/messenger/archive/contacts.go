@@ -15,8 +15,15 @@ type Contact struct {
 	ID          account.ID
 	Name        string // given by the owner of this account; at most 100 bytes
 	Profile     string // what they call themselves; at most 100 bytes
-	ProfileTime int64  // when they last changed it, in seconds
-	Known       bool   // named or written to by the owner; otherwise a stranger
+	ProfileTime int64  // when they last changed it, in seconds; 0 = they do not say
+	ProfileSent int64  // sent time of the message that brought it, ms
+	PictureURL  string // of their picture, "" = none; at most 500 bytes
+	PictureKey  string // 64 hexadecimal digits that open the picture
+	Approved    bool   // named, written to or accepted by the owner; otherwise a stranger
+	ApprovedMe  bool   // they wrote to the owner or accepted a request
+	Blocked     bool   // nothing of theirs is taken
+	Timer       Timer  // of messages that are sent to them
+	TimerSet    int64  // sent time of the message that set it, ms
 	Unread      uint32
 	LastText    string // beginning of the latest message
 	LastTime    int64  // of the latest message, ms; when it was added, if there is none
@@ -25,6 +32,9 @@ type Contact struct {
 	Count uint64 // messages kept
 	Bytes uint64 // text of the messages kept
 }
+
+// IsRequest reports whether a stranger wrote and waits for the owner to decide.
+func (c Contact) IsRequest() bool { return !c.Approved && !c.Blocked && c.Count > 0 }
 
 // DisplayName is the given name, or else what they call themselves, or nothing.
 func (c Contact) DisplayName() string {
@@ -59,34 +69,56 @@ func (a *Archive) Contact(id account.ID) (Contact, bool) {
 }
 
 // Named returns the contacts that a name means, without regard to case: the one
-// the owner gave it to, or else all that call themselves so.
-func (a *Archive) Named(name string) []Contact {
+// the owner gave it to, or else all that call themselves so. Strangers, who may
+// call themselves as they like, are only looked for when requests is true and
+// nobody else has the name.
+func (a *Archive) Named(name string, requests bool) []Contact {
 	name = strings.TrimSpace(name)
 	if name == "" {
 		return nil
 	}
-	var given, called []Contact
+	var given, called, strangers []Contact
 	for _, c := range a.Contacts() {
 		switch {
-		case strings.EqualFold(c.Name, name):
+		case c.Name != "" && strings.EqualFold(c.Name, name):
 			given = append(given, c)
-		case c.Name == "" && strings.EqualFold(c.Profile, name):
+		case c.Name != "" || !strings.EqualFold(c.Profile, name):
+		case c.Approved:
 			called = append(called, c)
+		default:
+			strangers = append(strangers, c)
 		}
 	}
-	if len(given) > 0 {
+	switch {
+	case len(given) > 0:
 		return given
+	case len(called) > 0 || !requests:
+		return called
 	}
-	return called
+	return strangers
 }
 
-// Unread is the number of unread messages in all conversations.
+// Unread is the number of unread messages in all conversations with contacts.
 func (a *Archive) Unread() uint32 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var n uint32
 	for _, c := range a.contacts {
-		n += c.Unread
+		if c.Approved && !c.Blocked {
+			n += c.Unread
+		}
+	}
+	return n
+}
+
+// Requests is the number of strangers who wait for the owner to decide.
+func (a *Archive) Requests() (n uint32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.contacts {
+		if c.IsRequest() {
+			n++
+		}
 	}
 	return n
 }
@@ -102,7 +134,7 @@ func (a *Archive) AddContact(id account.ID, name string) (Contact, error) {
 		}
 	}
 	c := a.contactOrNew(id)
-	c.Name, c.Known = name, true
+	c.Name, c.Approved = name, true
 	if c.LastTime == 0 {
 		c.LastTime = a.now().UnixMilli()
 	}
@@ -112,6 +144,74 @@ func (a *Archive) AddContact(id account.ID, name string) (Contact, error) {
 	}
 	a.contacts[id] = &c
 	return c, nil
+}
+
+// Approve makes a contact of somebody who wrote, and puts what tells them into
+// the outbox.
+func (a *Archive) Approve(id account.ID, parcels ...Parcel) (Contact, Result, error) {
+	r, err := a.change(func(tx *bbolt.Tx, w *change) error {
+		c := w.contact(id)
+		c.Approved, c.Blocked = true, false
+		if c.Count > 0 {
+			c.ApprovedMe = true // they wrote
+		}
+		if c.LastTime == 0 {
+			c.LastTime = a.now().UnixMilli()
+		}
+		w.touched[id] = c
+		return w.enqueue(tx, nil, parcels...)
+	})
+	c, _ := a.Contact(id)
+	return c, r, err
+}
+
+// Block drops whatever comes from somebody from now on. What a stranger wrote is
+// deleted.
+func (a *Archive) Block(id account.ID) (Contact, error) {
+	_, err := a.change(func(tx *bbolt.Tx, w *change) error {
+		c := *w.contact(id)
+		if !c.Approved {
+			if err := w.remove(tx, id); err != nil {
+				return err
+			}
+			delete(w.gone, id)
+			c = Contact{ID: id, Profile: c.Profile, ProfileTime: c.ProfileTime, LastTime: c.LastTime}
+		}
+		if c.LastTime == 0 {
+			c.LastTime = a.now().UnixMilli()
+		}
+		c.Blocked = true
+		w.touched[id] = &c
+		return nil
+	})
+	c, _ := a.Contact(id)
+	return c, err
+}
+
+// Unblock ends that. Somebody who was a stranger is forgotten.
+func (a *Archive) Unblock(id account.ID) (Contact, error) {
+	_, err := a.change(func(tx *bbolt.Tx, w *change) error {
+		c := w.contact(id)
+		if !c.Blocked {
+			return nil
+		}
+		if !c.Approved {
+			return w.remove(tx, id)
+		}
+		c.Blocked = false
+		w.touched[id] = c
+		return nil
+	})
+	if c, ok := a.Contact(id); ok {
+		return c, err
+	}
+	return Contact{ID: id}, err
+}
+
+// Forget deletes somebody with the whole conversation.
+func (a *Archive) Forget(id account.ID) error {
+	_, err := a.change(func(tx *bbolt.Tx, w *change) error { return w.remove(tx, id) })
+	return err
 }
 
 // contactOrNew returns a copy to work on; the cache changes after the commit.

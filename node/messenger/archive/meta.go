@@ -18,6 +18,7 @@ var (
 	metaProfile    = []byte("profile")
 	metaUnreadable = []byte("unreadable")
 	metaStamp      = []byte("stamp")
+	metaSettings   = []byte("settings")
 )
 
 // nodeSize is the size of one node in the saved list: two keys, IPv4 address,
@@ -85,27 +86,57 @@ type Profile struct {
 	Since int64 // seconds
 }
 
-// SetProfile keeps the name and returns it with the time since which it is so.
-func (a *Archive) SetProfile(name string) (Profile, error) {
-	var p Profile
+// Profile returns what SetProfile kept, or nothing.
+func (a *Archive) Profile() (p Profile, err error) {
 	b, err := a.meta(metaProfile)
-	if err != nil {
+	if err != nil || b == nil {
 		return p, err
 	}
-	if b != nil {
-		if err := json.Unmarshal(b, &p); err != nil {
-			return p, fmt.Errorf("profile: %w", ErrDamaged)
-		}
+	if err := json.Unmarshal(b, &p); err != nil {
+		return Profile{}, fmt.Errorf("profile: %w", ErrDamaged)
 	}
-	if p.Name == name {
-		return p, nil
+	return p, nil
+}
+
+// SetProfile keeps the name and returns it with the time since which it is so.
+func (a *Archive) SetProfile(name string) (Profile, error) {
+	p, err := a.Profile()
+	if err != nil || p.Name == name {
+		return p, err
 	}
 	p = Profile{Name: name, Since: a.now().Unix()}
-	b, err = json.Marshal(p)
+	b, err := json.Marshal(p)
 	if err != nil {
 		return p, err
 	}
 	return p, a.putMeta(metaProfile, b)
+}
+
+// Settings is what the owner wants. What is not set is off.
+type Settings struct {
+	ReadReceipts bool // tell and be told what was read
+	Typing       bool // tell and be told who is writing
+}
+
+// Settings returns what SetSettings kept, or nothing.
+func (a *Archive) Settings() (s Settings, err error) {
+	b, err := a.meta(metaSettings)
+	if err != nil || b == nil {
+		return s, err
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		return Settings{}, fmt.Errorf("settings: %w", ErrDamaged)
+	}
+	return s, nil
+}
+
+// SetSettings keeps the settings.
+func (a *Archive) SetSettings(s Settings) error {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	return a.putMeta(metaSettings, b)
 }
 
 // Unreadable is the number of messages so far that could not be read.

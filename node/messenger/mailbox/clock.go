@@ -52,6 +52,9 @@ func (c *Clock) Offset() time.Duration {
 	return offsets[len(offsets)/2]
 }
 
+// Known reports whether enough nodes have told the time for it to be relied on.
+func (c *Clock) Known() bool { return c.known() }
+
 // known reports whether enough nodes have told the time.
 func (c *Clock) known() bool {
 	c.mu.Lock()

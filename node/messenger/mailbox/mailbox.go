@@ -218,19 +218,23 @@ type Stored struct {
 }
 
 // Store puts a message into namespace 0 of the account's swarm, where anybody
-// may store. seal makes the bytes for a network time; it is called again only
-// when the time turns out to be wrong, so that a repeated store is the same
+// may store, for the time ttl. seal makes the bytes for a network time; it is called again only when the time turns out to be wrong
+// and no node can have the bytes yet, so that a repeated store is the same
 // message. One member that took it is enough, because members copy to each
 // other.
 //
 // The errors are [ErrNoSwarm], those of package path, and seal's.
-func (c *Client) Store(ctx context.Context, to account.ID, stamp func() int64, seal func(ms int64) ([]byte, error)) (Stored, error) {
+func (c *Client) Store(ctx context.Context, to account.ID, ttl time.Duration, stamp func() int64, seal func(ms int64) ([]byte, error)) (Stored, error) {
 	var s Stored
 	var err error
 	var corrections int // when the message was made
+	var uncertain bool  // a node may have the bytes
 	remake := func() error {
 		corrections = c.clock.corrections()
 		s.Timestamp = stamp()
+		if uncertain {
+			return nil
+		}
 		if s.Data, err = seal(s.Timestamp); err != nil {
 			return err
 		}
@@ -268,7 +272,7 @@ func (c *Client) Store(ctx context.Context, to account.ID, stamp func() int64, s
 			"pubkey":    to.String(),
 			"namespace": 0,
 			"timestamp": s.Timestamp,
-			"ttl":       TTL.Milliseconds(),
+			"ttl":       ttl.Milliseconds(),
 			"data":      base64.StdEncoding.EncodeToString(s.Data),
 		})
 		switch {
@@ -278,6 +282,7 @@ func (c *Client) Store(ctx context.Context, to account.ID, stamp func() int64, s
 				s.Swarm = max(all, s.Members)
 				return s, nil
 			}
+			uncertain = true
 			c.pool.StrikeNode(node.Ed25519)
 		case errors.Is(err, path.ErrClock):
 			// A time that was corrected just now is right, so that the node's is
@@ -300,6 +305,8 @@ func (c *Client) Store(ctx context.Context, to account.ID, stamp func() int64, s
 			c.wrongSwarm(to, node.Ed25519, reply.Body)
 		case !path.Retryable(err):
 			return Stored{}, err
+		default:
+			uncertain = true
 		}
 		if ctx.Err() != nil {
 			return Stored{}, ctx.Err()
@@ -347,6 +354,59 @@ func (c *Client) confirmed(to account.ID, asked swarm.Node, hash string, body []
 		return 0, fmt.Errorf("%w: no member confirmed the message", ErrReply)
 	}
 	return count, nil
+}
+
+// Delete has the account's swarm forget messages. One member that says so is
+// enough. The errors are those of Store.
+func (c *Client) Delete(ctx context.Context, a *account.Account, hashes []string) error {
+	return c.tell(ctx, a, "delete", rpc.DeleteText(hashes), map[string]any{"messages": hashes})
+}
+
+// Shorten has the account's swarm forget messages at expiry, in ms, if they would
+// stay longer. Otherwise it is as Delete.
+func (c *Client) Shorten(ctx context.Context, a *account.Account, hashes []string, expiry int64) error {
+	text := rpc.ExpireText(rpc.ExpireShorten, []int64{expiry}, hashes)
+	return c.tell(ctx, a, "expire", text, map[string]any{"messages": hashes, "expiry": expiry, "shorten": true})
+}
+
+// tell sends a signed request to members of the account's swarm until one
+// accepts it.
+func (c *Client) tell(ctx context.Context, a *account.Account, method string, text []byte, params map[string]any) error {
+	pub := a.Keys().Ed25519()
+	params["pubkey"] = a.ID().String()
+	params["pubkey_ed25519"] = hex.EncodeToString(pub[:])
+	params["signature"] = base64.StdEncoding.EncodeToString(a.Keys().Sign(text))
+	tried := make(map[path.Key]bool)
+	var err error
+	for range storeTries {
+		var members []swarm.Node
+		if members, _, err = c.Swarm(ctx, a.ID()); err != nil {
+			return err
+		}
+		node := members[0]
+		for _, m := range members {
+			if !tried[m.Ed25519] {
+				node = m
+				break
+			}
+		}
+		tried[node.Ed25519] = true
+		var reply path.Reply
+		if reply, err = c.call(ctx, node, method, params); err == nil {
+			c.pool.Cleared(node.Ed25519)
+			return nil
+		}
+		switch {
+		case errors.Is(err, path.ErrWrongSwarm):
+			c.wrongSwarm(a.ID(), node.Ed25519, reply.Body)
+		case !path.Retryable(err):
+			return err
+		}
+		if err := pause(ctx, storePause); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // Retrieve fetches what one member keeps for the account in a namespace, after

@@ -48,7 +48,7 @@ func person(b byte) *account.Account { return account.New(account.Seed{b}) }
 
 func (d *device) send(t testing.TB, to account.ID, data string) (Stored, error) {
 	t.Helper()
-	return d.Store(t.Context(), to, func() int64 { return d.clock.Now().UnixMilli() }, func(int64) ([]byte, error) { return []byte(data), nil })
+	return d.Store(t.Context(), to, TTL, func() int64 { return d.clock.Now().UnixMilli() }, func(int64) ([]byte, error) { return []byte(data), nil })
 }
 
 // fetch asks every member of the account's swarm.
@@ -301,7 +301,7 @@ func TestAWrongClockIsCorrectedOnce(t *testing.T) {
 		n := swarmtest.New(t, 9, time.Now)
 		d, alice := newDevice(t, n), person(1)
 		d.off.Store(int64(-5 * time.Minute)) // which nodes would not notice
-		s, err := d.Store(t.Context(), alice.ID(), func() int64 { return d.clock.Now().UnixMilli() }, func(ms int64) ([]byte, error) {
+		s, err := d.Store(t.Context(), alice.ID(), TTL, func() int64 { return d.clock.Now().UnixMilli() }, func(ms int64) ([]byte, error) {
 			return fmt.Append(nil, ms), nil
 		})
 		if err != nil || time.Since(time.UnixMilli(s.Timestamp)).Abs() > 10*time.Second {
@@ -316,7 +316,7 @@ func TestAWrongClockIsCorrectedOnce(t *testing.T) {
 		}
 		d.off.Store(int64(5 * time.Minute))
 		var stamps []int64
-		s, err := d.Store(t.Context(), alice.ID(), func() int64 { return d.clock.Now().UnixMilli() }, func(ms int64) ([]byte, error) {
+		s, err := d.Store(t.Context(), alice.ID(), TTL, func() int64 { return d.clock.Now().UnixMilli() }, func(ms int64) ([]byte, error) {
 			stamps = append(stamps, ms)
 			return fmt.Append(nil, ms), nil
 		})

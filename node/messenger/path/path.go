@@ -7,6 +7,8 @@
 // onion layers, posts it to the guard of a path that does not hold the
 // destination, and gives back the destination's answer. What fails is judged
 // ([Verdict]) and counted: a node or a path with three failures is replaced.
+// [Client.KeepFresh] exchanges the middle and the exit of each path every ten
+// minutes or so; the guards stay, over restarts too, as long as they work.
 //
 // The rules (sizes, strikes, statuses) are those of Session desktop, with the
 // choice of nodes by /24 net as Session android does it.

@@ -51,6 +51,7 @@ type Pool struct {
 	strikes map[Key]int
 	guards  []Key
 	resting map[Key]bool // nodes that failed as guards, until the next list
+	avoided map[Key]bool // nodes that are never hops, see Avoid
 	paths   []*Path
 	state   map[*Path]*health
 	reached time.Time // when any path last answered
@@ -59,6 +60,7 @@ type Pool struct {
 
 // health counts what went wrong on a path since it last worked.
 type health struct {
+	until   time.Time // when the path should be exchanged, see Stale
 	strikes int
 	first   time.Time // of the strikes
 	doubt   Key       // the destination that it and another path were last lost on
@@ -80,6 +82,7 @@ func NewPool(random io.Reader, now func() time.Time, log *slog.Logger, saved Sav
 		save:    save,
 		strikes: make(map[Key]int),
 		resting: make(map[Key]bool),
+		avoided: make(map[Key]bool),
 		state:   make(map[*Path]*health),
 	}
 	height := saved.Height
@@ -296,7 +299,7 @@ func (p *Pool) build() {
 			return
 		}
 		p.paths = append(p.paths, made)
-		p.state[made] = &health{}
+		p.state[made] = &health{until: p.lifetime()}
 		if !slices.Contains(p.guards, guard.Ed25519) {
 			p.guards = append(p.guards, guard.Ed25519)
 			p.changed = true
@@ -321,7 +324,7 @@ func (p *Pool) guard() (swarm.Node, bool) {
 		func(n swarm.Node) bool { return !p.inPath(n.Ed25519) && !p.resting[n.Ed25519] },
 		func(n swarm.Node) bool { return !slices.Contains(p.guards, n.Ed25519) },
 	} {
-		if n, ok := p.pick(rule); ok {
+		if n, ok := p.pickHop(rule); ok {
 			return n, true
 		}
 	}
@@ -344,13 +347,18 @@ func (p *Pool) extend(guard swarm.Node, allowed func(swarm.Node) bool) (*Path, b
 
 // pickWell is pick among the nodes without a failure, if there are any that fit.
 func (p *Pool) pickWell(fits func(swarm.Node) bool) (swarm.Node, bool) {
-	n, ok := p.pick(func(n swarm.Node) bool {
+	n, ok := p.pickHop(func(n swarm.Node) bool {
 		return !p.resting[n.Ed25519] && p.strikes[n.Ed25519] == 0 && fits(n)
 	})
 	if ok {
 		return n, true
 	}
-	return p.pick(fits)
+	return p.pickHop(fits)
+}
+
+// pickHop is pick among the nodes that may be in a path at all.
+func (p *Pool) pickHop(fits func(swarm.Node) bool) (swarm.Node, bool) {
+	return p.pick(func(n swarm.Node) bool { return !p.avoided[n.Ed25519] && fits(n) })
 }
 
 // near reports whether n is one of nodes or shares a /24 net with one.
@@ -394,7 +402,7 @@ func (p *Pool) Succeeded(path *Path) {
 	defer p.mu.Unlock()
 	p.reached = p.now()
 	if h := p.state[path]; h != nil {
-		*h = health{}
+		*h = health{until: h.until}
 	}
 	for _, n := range path.hops {
 		delete(p.strikes, n.Ed25519)
@@ -519,7 +527,7 @@ func (p *Pool) repair(path *Path, lost Key) {
 	}
 	made := &Path{hops: append(hops, n)}
 	p.paths = append(p.paths, made)
-	p.state[made] = &health{}
+	p.state[made] = &health{until: p.lifetime()}
 }
 
 func (p *Pool) dropGuard(k Key) {

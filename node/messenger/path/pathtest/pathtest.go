@@ -10,6 +10,7 @@
 package pathtest
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -53,6 +54,7 @@ type Network struct {
 	byKey    map[[32]byte]int
 	dead     map[[32]byte]bool
 	sabotage map[[32]byte]http.HandlerFunc
+	watch    func(guard Node, request []byte)
 	dialled  []netip.AddrPort
 	conns    chan net.Conn
 	closed   chan struct{}
@@ -147,6 +149,14 @@ func (n *Network) Sabotage(k [32]byte, f http.HandlerFunc) {
 	n.sabotage[k] = f
 }
 
+// Watch calls f with everything that guards are sent: headers and body of each
+// request, as the guard sees them after TLS; nil ends that.
+func (n *Network) Watch(f func(guard Node, request []byte)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.watch = f
+}
+
 // Dialled returns the addresses that Dial was called with so far.
 func (n *Network) Dialled() []netip.AddrPort {
 	n.mu.Lock()
@@ -216,6 +226,12 @@ func (n *Network) entry(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
+	n.mu.Lock()
+	watch := n.watch
+	n.mu.Unlock()
+	if watch != nil {
+		watch(n.Nodes[i], append(headers(r), body...))
+	}
 	if f, dead := n.mood(n.Nodes[i]); f != nil {
 		f(w, r)
 		return
@@ -230,6 +246,14 @@ func (n *Network) entry(w http.ResponseWriter, r *http.Request) {
 	status, reply := n.hop(r.Context(), n.Nodes[i], layer)
 	w.WriteHeader(status)
 	w.Write(reply)
+}
+
+// headers writes down what comes before the body.
+func headers(r *http.Request) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s %s\r\nHost: %s\r\n", r.Method, r.RequestURI, r.Host)
+	r.Header.Write(&b)
+	return append(b.Bytes(), "\r\n"...)
 }
 
 func (n *Network) mood(node Node) (http.HandlerFunc, bool) {

@@ -1,5 +1,7 @@
 // Package wholefile replaces small files as a whole: after a power cut at any
-// moment a reader finds the old contents or the new ones.
+// moment a reader finds the old contents or the new ones, and the new ones once
+// Write has returned. For the latter the folder has to be written out too, which
+// the known library for this (github.com/google/renameio) leaves to its caller.
 package wholefile
 
 import (

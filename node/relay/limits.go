@@ -1,0 +1,136 @@
+package relay
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"hearth/node/onion"
+)
+
+// Limits bound what strangers can make a node spend. A field left zero takes
+// the value of the storage server, or where it has none the one given here.
+type Limits struct {
+	Body        int64         // bytes of a client's request: 10 MiB
+	Jobs        int64         // requests worked on at a time, for clients and for nodes each: 1000
+	Memory      int64         // bytes of requests and answers held, for clients and for nodes each: 64 MiB
+	Connections int64         // open connections of clients: 2000
+	Address     int64         // of these, from one address: an eighth of them, but at least 8
+	PeerLinks   int           // open links of one other node: 8
+	Handshake   time.Duration // for TLS: 10 s
+	Header      time.Duration // for the head of a request: 10 s
+	Request     time.Duration // for a whole request: 12 s
+	Idle        time.Duration // between two requests of one connection: 10 s
+	Write       time.Duration // for the answer to leave: 30 s
+	Hop         time.Duration // for the next node to answer: 30 s
+}
+
+const (
+	// leastMemory is what one answer with the largest file takes while it is
+	// being encrypted for the way back.
+	leastMemory = 32 << 20
+	// connectionCost is about what a TLS connection takes, with its goroutines
+	// and buffers.
+	connectionCost = 64 << 10
+	leastClients   = 64
+)
+
+// LimitsFor returns the limits of a node that has so many bytes of memory for
+// itself: half of it for clients' messages, half for other nodes', which are
+// rarely both used up, and a quarter for connections.
+func LimitsFor(memory int64) Limits {
+	clamp := func(v, least, most int64) int64 { return max(least, min(v, most)) }
+	all := Limits{}.withDefaults()
+	return Limits{
+		Memory:      clamp(memory/2, leastMemory, all.Memory),
+		Connections: clamp(memory/4/connectionCost, leastClients, all.Connections),
+		Jobs:        clamp(memory/2/connectionCost, leastClients, all.Jobs),
+	}.withDefaults()
+}
+
+func (l Limits) withDefaults() Limits {
+	set := func(p *int64, v int64) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	setTime := func(p *time.Duration, v time.Duration) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	set(&l.Body, onion.MaxRequest)
+	set(&l.Jobs, 1000)
+	set(&l.Memory, 64<<20)
+	set(&l.Connections, 2000)
+	set(&l.Address, max(l.Connections/8, 8))
+	if l.PeerLinks == 0 {
+		l.PeerLinks = 8
+	}
+	setTime(&l.Handshake, 10*time.Second)
+	setTime(&l.Header, 10*time.Second)
+	setTime(&l.Request, 12*time.Second)
+	setTime(&l.Idle, 10*time.Second)
+	setTime(&l.Write, 30*time.Second)
+	setTime(&l.Hop, 30*time.Second)
+	return l
+}
+
+// crowd counts the open connections of strangers.
+type crowd struct {
+	most, each int64
+
+	mu  sync.Mutex
+	all int64
+	by  map[netip.Prefix]int64
+}
+
+func newCrowd(most, each int64) *crowd {
+	return &crowd{most: most, each: each, by: make(map[netip.Prefix]int64)}
+}
+
+// enter counts a connection, unless there are too many already. The function
+// that it returns is to be called once, when the connection is no longer one of a
+// stranger. Loopback is not one stranger: whole networks of developers live there,
+// and whatever forwards connections on this machine.
+func (c *crowd) enter(from net.Addr) (leave func(), ok bool) {
+	who := origin(from)
+	bounded := who.IsValid() && !who.Addr().IsLoopback()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.all >= c.most || bounded && c.by[who] >= c.each {
+		return nil, false
+	}
+	c.all++
+	if bounded {
+		c.by[who]++
+	}
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.all--
+		if !bounded {
+			return
+		}
+		if c.by[who]--; c.by[who] == 0 {
+			delete(c.by, who)
+		}
+	}, true
+}
+
+// origin is what one stranger can be expected to have: an IPv4 address, or the
+// network of an IPv6 one. It is invalid for what is no IP address.
+func origin(a net.Addr) netip.Prefix {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	addr := tcp.AddrPort().Addr().Unmap().WithZone("")
+	bits := addr.BitLen()
+	if addr.Is6() && !addr.IsLoopback() {
+		bits = 64
+	}
+	prefix, _ := addr.Prefix(bits) // invalid like the address
+	return prefix
+}

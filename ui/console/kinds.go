@@ -1,0 +1,479 @@
+package console
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
+
+	"hearth/node/api"
+)
+
+// These commands are about messages that are there already, and about who may
+// write. A message is named by the number that read shows.
+func messageCommands() []*command {
+	const numbered = "N is the number that `read` shows."
+	return []*command{
+		{name: "reply", arguments: "NAME N TEXT", summary: "answers a message, which is quoted", slow: true, run: (*Console).reply,
+			more: []string{numbered}},
+		{name: "react", arguments: "NAME N EMOJI", summary: "puts an emoji on a message", run: (*Console).react,
+			more: []string{numbered + " With the word off behind it the emoji is taken away: react Bob 3 👍 off", "20 reactions a minute are allowed."}},
+		{name: "unsend", arguments: "NAME N", summary: "deletes a message of yours, for both sides", run: (*Console).unsend,
+			more: []string{numbered, "It is deleted here and in the network at once. Their device is asked to do the same; it may have been read."}},
+		{name: "timer", arguments: "NAME [TIMER]", summary: "lets messages disappear: off, read 12h, send 1d", run: (*Console).timer,
+			more: []string{"read counts from when the other side has read a message, send from when it was sent. For your notes there is only send.",
+				"From 10s to 2w, in s, m, h, d or w. It counts for what is written from then on, for both sides."}},
+		{name: "requests", summary: "lists the strangers who wrote", run: (*Console).requests,
+			more: []string{"`read ID` shows what they wrote, which tells them nothing. Writing to them accepts."}},
+		{name: "accept", arguments: "ID|NAME", summary: "makes a contact of a stranger, and tells them", run: (*Console).accept},
+		{name: "decline", arguments: "ID|NAME", summary: "deletes a request; nothing is sent", run: (*Console).decline},
+		{name: "block", arguments: "ID|NAME", summary: "takes nothing from somebody any more; nothing is sent", run: (*Console).block},
+		{name: "unblock", arguments: "ID|NAME", summary: "ends that", run: (*Console).unblock},
+		{name: "name", arguments: "[NAME]", summary: "shows or sets what you call yourself", run: (*Console).displayName,
+			more: []string{"It goes out with your messages. The name - is none."}},
+		{name: "settings", arguments: "[X on|off]", summary: "shows the settings, or sets receipts or typing", run: (*Console).settings,
+			more: []string{"receipts: tell others that you have read their messages, and be told.", "typing: tell others that you are writing, and be told."}},
+	}
+}
+
+// cutNumber reads whom a command is about and which message.
+func cutNumber(rest, usage string) (with string, number uint64, left string, err error) {
+	with, rest = cutWord(rest)
+	text, left := cutWord(rest)
+	number, parseErr := strconv.ParseUint(strings.TrimPrefix(text, "#"), 10, 64)
+	if with == "" || parseErr != nil || number == 0 {
+		return "", 0, "", usageError("Say with whom and which message: " + usage)
+	}
+	return with, number, left, nil
+}
+
+func (c *Console) reply(ctx context.Context, rest string) error {
+	const usage = "reply NAME N TEXT"
+	to, number, text, err := cutNumber(rest, usage)
+	if err != nil {
+		return err
+	}
+	if strings.TrimSpace(text) == "" {
+		return usageError("Say what: " + usage)
+	}
+	return c.sendText(ctx, &api.SendRequest{To: to, Text: text, ReplyTo: number})
+}
+
+// sendText sends a message and says how far it got.
+func (c *Console) sendText(ctx context.Context, r *api.SendRequest) error {
+	if n := utf8.RuneCountInString(r.GetText()); n > MaxMessage {
+		return usageError(fmt.Sprintf("A message has at most 2,000 characters; this one has %d.", n))
+	}
+	reply, err := c.cfg.Messenger.Send(ctx, r)
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	if reply.GetState() == api.Message_WAITING {
+		c.wait(reply.GetId())
+		c.term.print("Written down; it goes out as soon as the network takes it.")
+		return nil
+	}
+	c.term.print(fmt.Sprintf("Sent; %d of the %d nodes of their swarm keep it.", reply.GetStored(), reply.GetSwarm()))
+	return nil
+}
+
+// wait remembers that the user was told of a message that waits. Numbers of
+// different conversations may be the same; then one is told once too often.
+func (c *Console) wait(number uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waiting == nil {
+		c.waiting = make(map[uint64]bool)
+	}
+	c.waiting[number] = true
+}
+
+func (c *Console) waited(number uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := c.waiting[number]
+	delete(c.waiting, number)
+	return was
+}
+
+func (c *Console) react(ctx context.Context, rest string) error {
+	with, number, rest, err := cutNumber(rest, "react NAME N EMOJI")
+	if err != nil {
+		return err
+	}
+	emoji, off := cutWord(rest)
+	remove := strings.EqualFold(strings.TrimSpace(off), "off")
+	if emoji == "" || off != "" && !remove {
+		return usageError("Say which emoji: react NAME N EMOJI, or react NAME N EMOJI off")
+	}
+	if _, err := c.cfg.Messenger.React(ctx, &api.ReactRequest{With: with, Id: number, Emoji: emoji, Remove: remove}); err != nil {
+		return serviceError{messenger, err}
+	}
+	if remove {
+		c.term.print("Taken away.")
+	} else {
+		c.term.print("Done.")
+	}
+	return nil
+}
+
+func (c *Console) unsend(ctx context.Context, rest string) error {
+	with, number, _, err := cutNumber(rest, "unsend NAME N")
+	if err != nil {
+		return err
+	}
+	if _, err := c.cfg.Messenger.Unsend(ctx, &api.UnsendRequest{With: with, Id: number}); err != nil {
+		return serviceError{messenger, err}
+	}
+	c.term.print("Deleted here; the other side is asked to delete it.")
+	return nil
+}
+
+func (c *Console) timer(ctx context.Context, rest string) error {
+	const usage = usageError("Say with whom and when: timer NAME off, timer NAME read 12h, timer NAME send 1d")
+	with, rest := cutWord(rest)
+	kind, rest := cutWord(rest)
+	if with == "" {
+		return usage
+	}
+	t := &api.Timer{}
+	switch strings.ToLower(kind) {
+	case "off":
+	case "read":
+		t.Type = api.Timer_AFTER_READ
+	case "send":
+		t.Type = api.Timer_AFTER_SEND
+	case "":
+		return c.showTimer(ctx, with)
+	default:
+		return usage
+	}
+	if t.Type != api.Timer_OFF {
+		seconds, ok := parseSeconds(strings.TrimSpace(rest))
+		if !ok {
+			return usage
+		}
+		t.Seconds = seconds
+	}
+	who, err := c.cfg.Messenger.SetTimer(ctx, &api.SetTimerRequest{With: with, Timer: t})
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	c.term.print(sentence(timerText(who.GetTimer())))
+	return nil
+}
+
+func (c *Console) showTimer(ctx context.Context, with string) error {
+	reply, err := c.cfg.Messenger.Contacts(ctx, &api.ContactsRequest{})
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	for _, who := range reply.GetContacts() {
+		if strings.EqualFold(who.GetName(), with) || who.GetSessionId() == with {
+			c.term.print(sentence(timerText(who.GetTimer())))
+			return nil
+		}
+	}
+	return usageError(fmt.Sprintf("Nobody is called %q.", clip(with, 66)))
+}
+
+func timerText(t *api.Timer) string {
+	when := "after sending"
+	switch t.GetType() {
+	case api.Timer_OFF:
+		return "messages stay"
+	case api.Timer_AFTER_READ:
+		when = "after reading"
+	}
+	return "messages disappear " + spell(t.GetSeconds()) + " " + when
+}
+
+// units are what people write durations in, the longest first.
+var units = []struct {
+	letter  string
+	name    string
+	seconds uint32
+}{{"w", "week", 7 * 86400}, {"d", "day", 86400}, {"h", "hour", 3600}, {"m", "minute", 60}, {"s", "second", 1}}
+
+func parseSeconds(text string) (uint32, bool) {
+	for _, u := range units {
+		if digits, ok := strings.CutSuffix(strings.ToLower(text), u.letter); ok {
+			n, err := strconv.ParseUint(digits, 10, 16)
+			return uint32(n) * u.seconds, err == nil && n > 0
+		}
+	}
+	return 0, false
+}
+
+func spell(seconds uint32) string {
+	for _, u := range units {
+		if n := seconds / u.seconds; n > 0 && seconds%u.seconds == 0 {
+			if n == 1 {
+				return "1 " + u.name
+			}
+			return fmt.Sprintf("%d %ss", n, u.name)
+		}
+	}
+	return "at once"
+}
+
+func (c *Console) requests(ctx context.Context, _ string) error {
+	reply, err := c.cfg.Messenger.Requests(ctx, &api.RequestsRequest{})
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	if len(reply.GetContacts()) == 0 {
+		c.term.print("No requests.")
+		return nil
+	}
+	var lines []string
+	for _, who := range reply.GetContacts() {
+		name := "gives no name"
+		if who.GetProfileName() != "" {
+			name = "calls itself " + clip(who.GetProfileName(), 60)
+		}
+		lines = append(lines, who.GetSessionId()+"  "+name,
+			fmt.Sprintf("    %s  %s", stamp(who.GetLastTime()), clip(who.GetLastText(), 60)))
+	}
+	c.term.print(append(lines, "`accept`, `decline` or `block` decides.")...)
+	return nil
+}
+
+// about runs a command that has nothing but a person.
+func (c *Console) about(ctx context.Context, name, rest, done string, call func(context.Context, *api.WhoRequest) (*api.Contact, error)) error {
+	who := unquote(rest)
+	if who == "" {
+		return usageError("Say who: " + name + " ID|NAME")
+	}
+	contact, err := call(ctx, &api.WhoRequest{Who: who})
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	shown := contact.GetName()
+	if shown == "" {
+		shown = contact.GetSessionId()
+	}
+	if shown == "" {
+		shown = who
+	}
+	c.term.print(clip(shown, 66) + " " + done)
+	return nil
+}
+
+func (c *Console) accept(ctx context.Context, rest string) error {
+	return c.about(ctx, "accept", rest, "is a contact now and will be told.", func(ctx context.Context, r *api.WhoRequest) (*api.Contact, error) {
+		return c.cfg.Messenger.Accept(ctx, r)
+	})
+}
+
+func (c *Console) decline(ctx context.Context, rest string) error {
+	return c.about(ctx, "decline", rest, "and the request are deleted.", func(ctx context.Context, r *api.WhoRequest) (*api.Contact, error) {
+		_, err := c.cfg.Messenger.Decline(ctx, r)
+		return nil, err
+	})
+}
+
+func (c *Console) block(ctx context.Context, rest string) error {
+	return c.about(ctx, "block", rest, "is blocked.", func(ctx context.Context, r *api.WhoRequest) (*api.Contact, error) {
+		return c.cfg.Messenger.Block(ctx, r)
+	})
+}
+
+func (c *Console) unblock(ctx context.Context, rest string) error {
+	return c.about(ctx, "unblock", rest, "is not blocked.", func(ctx context.Context, r *api.WhoRequest) (*api.Contact, error) {
+		return c.cfg.Messenger.Unblock(ctx, r)
+	})
+}
+
+func (c *Console) displayName(ctx context.Context, rest string) error {
+	r := &api.SettingsRequest{}
+	if name := unquote(rest); name == "-" {
+		r.DisplayName = proto.String("")
+	} else if name != "" {
+		r.DisplayName = proto.String(name)
+	}
+	reply, err := c.cfg.Messenger.Settings(ctx, r)
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	if reply.GetDisplayName() == "" {
+		c.term.print("You go by your Session ID only. `name NAME` sets a name.")
+	} else {
+		c.term.print("You call yourself " + reply.GetDisplayName() + ".")
+	}
+	return nil
+}
+
+func (c *Console) settings(ctx context.Context, rest string) error {
+	r := &api.SettingsRequest{}
+	what, rest := cutWord(rest)
+	value := strings.ToLower(strings.TrimSpace(rest))
+	if what != "" {
+		if value != "on" && value != "off" {
+			return usageError("Say what and how: settings receipts on, settings typing off")
+		}
+		switch strings.ToLower(what) {
+		case "receipts":
+			r.ReadReceipts = proto.Bool(value == "on")
+		case "typing":
+			r.Typing = proto.Bool(value == "on")
+		default:
+			return usageError("There is no such setting; there are receipts and typing.")
+		}
+	}
+	reply, err := c.cfg.Messenger.Settings(ctx, r)
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	name := reply.GetDisplayName()
+	if name == "" {
+		name = "none"
+	}
+	c.term.print("name      "+name, "receipts  "+onOff(reply.GetReadReceipts()), "typing    "+onOff(reply.GetTyping()))
+	return nil
+}
+
+func onOff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "off"
+}
+
+// messageLines shows one line of a conversation with somebody, and below it what
+// belongs to it.
+func messageLines(with string, m *api.Message) []string {
+	const indent = "                  " // as wide as a time and two spaces
+	who := with
+	if m.GetOutgoing() {
+		who = "you"
+	}
+	if m.GetKind() != api.Message_TEXT {
+		return []string{stamp(m.GetTimestamp()) + "  * " + who + " " + m.GetText()}
+	}
+	prefix := stamp(m.GetTimestamp()) + "  "
+	if m.GetId() != 0 {
+		prefix += fmt.Sprintf("#%d ", m.GetId())
+	}
+	prefix += who + ": "
+	text := visibleLines(m.GetText())
+	if m.GetDeleted() {
+		text = []string{"(deleted by its writer)"}
+	}
+	var lines []string
+	for i, part := range text {
+		if i == 1 {
+			prefix = indent
+		}
+		lines = append(lines, prefix+part)
+	}
+	lines[len(lines)-1] += stateText(m)
+	add := func(text string) { lines = append(lines, indent+text) }
+	if q := m.GetQuote(); q.GetFound() {
+		add(fmt.Sprintf("answers #%d: %s", q.GetId(), clip(q.GetText(), 60)))
+	} else if q != nil {
+		add("answers a message that is not here")
+	}
+	for _, f := range m.GetAttachments() {
+		name, kind := f.GetName(), "file"
+		if name == "" {
+			name = "without a name"
+		}
+		if f.GetVoice() {
+			kind = "voice message"
+		}
+		add(fmt.Sprintf("%s %s, %s, %d bytes", kind, name, f.GetType(), f.GetSize()))
+	}
+	if p := m.GetPreview(); p != nil {
+		add("link " + p.GetUrl() + ": " + clip(p.GetTitle(), 60))
+	}
+	if i := m.GetInvitation(); i != nil {
+		add("invitation to " + clip(i.GetName(), 60) + ": " + i.GetUrl())
+	}
+	if len(m.GetReactions()) > 0 {
+		add(reactionText(with, m))
+	}
+	if m.GetExpires() > 0 {
+		add("disappears " + stamp(m.GetExpires()))
+	}
+	return lines
+}
+
+// reactionText says who put what on a message of a conversation with somebody.
+func reactionText(with string, m *api.Message) string {
+	var parts []string
+	for _, r := range m.GetReactions() {
+		by := with
+		if r.GetOutgoing() {
+			by = "you"
+		}
+		parts = append(parts, r.GetEmoji()+" "+by)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// stateText says how far an own message is.
+func stateText(m *api.Message) string {
+	switch m.GetState() {
+	case api.Message_WAITING:
+		return " (waiting)"
+	case api.Message_STORED:
+		if m.GetSwarm() > 0 {
+			return fmt.Sprintf(" (stored at %d of %d)", m.GetStored(), m.GetSwarm())
+		}
+	case api.Message_SEEN:
+		return " (read)"
+	case api.Message_FAILED:
+		return " (not sent: " + m.GetFailure() + ")"
+	}
+	return ""
+}
+
+// happened tells what came in besides messages of contacts.
+func (c *Console) happened(ctx context.Context, event *api.Event) {
+	who := func(id string) string {
+		if name := c.nameOf(ctx, id); name != "" {
+			return clip(name, 66)
+		}
+		return id
+	}
+	switch e := event.GetEvent().(type) {
+	case *api.Event_Request:
+		// What strangers write is not put before anybody's eyes.
+		c.term.print("* message request from " + e.Request.GetSessionId() + "; `requests` lists them")
+	case *api.Event_Info:
+		if !e.Info.GetOutgoing() {
+			c.term.print("* " + who(e.Info.GetSessionId()) + " " + e.Info.GetText())
+		}
+	case *api.Event_Typing:
+		if !e.Typing.GetStopped() {
+			c.term.print("* " + who(e.Typing.GetSessionId()) + " is writing")
+		}
+	case *api.Event_Updated:
+		m := e.Updated.GetMessage()
+		name := who(m.GetSessionId())
+		switch e.Updated.GetChange() {
+		case api.Update_STATE:
+			switch {
+			case m.GetState() == api.Message_FAILED:
+				c.term.print("* not sent to " + name + ": " + m.GetFailure())
+			case m.GetState() == api.Message_STORED && c.waited(m.GetId()):
+				c.term.print(fmt.Sprintf("* sent to %s; %d of the %d nodes of their swarm keep it", name, m.GetStored(), m.GetSwarm()))
+			}
+		case api.Update_REACTION:
+			for _, r := range m.GetReactions() {
+				if !r.GetOutgoing() {
+					c.term.print(fmt.Sprintf("* reactions of %s to %q: %s", name, clip(m.GetText(), 60), reactionText(name, m)))
+					return
+				}
+			}
+		case api.Update_UNSENT:
+			if !m.GetOutgoing() {
+				c.term.print(fmt.Sprintf("* %s deleted a message, #%d", name, m.GetId()))
+			}
+		}
+	}
+}
