@@ -33,7 +33,7 @@ import (
 const (
 	nodePort    = 22021 // of the node in the guest, the storage server's port
 	portsApart  = 200   // from the seed's port to that of the appliance's node
-	diskSize    = 96    // MiB
+	diskSize    = 512   // MiB, sparse
 	gatewayRule = "127.0.0.0/8=10.0.2.2"
 )
 
