@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -95,7 +96,9 @@ func (s *session) keepDelivering(ctx context.Context) {
 	for {
 		left, err := s.archive.Outbox()
 		if err == nil {
-			s.schedule(left, true)
+			// What was written since the start is scheduled by whoever wrote it, and
+			// no node can have it yet.
+			s.schedule(slices.DeleteFunc(left, func(p archive.Parcel) bool { return p.ID > s.leftover }), true)
 			break
 		}
 		s.diskFailed(err)
@@ -125,7 +128,6 @@ func (s *session) schedule(parcels []archive.Parcel, uncertain bool) {
 			l = &lane{}
 			o.lanes[to] = l
 		}
-		// One that is scheduled twice, at the start, is found gone the second time.
 		l.parcels = append(l.parcels, waiting{id: p.ID, uncertain: uncertain})
 		if p.Track {
 			o.tracked[p.ID] = true
@@ -431,7 +433,7 @@ func (s *session) parcel(to account.ID, content *sessionpb.Content, ttl time.Dur
 	if p.Content, err = proto.Marshal(content); err != nil {
 		return p, fmt.Errorf("%w: %w", errSeal, err)
 	}
-	if s.clock.Known() {
+	if s.clock.Known() && !s.stampedBlind(p.Timestamp) {
 		p.Data, p.Hash = data, rpc.MessageHash(to, 0, data)
 	}
 	return p, nil

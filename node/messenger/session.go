@@ -18,16 +18,17 @@ const stampAhead = 10_000 // ms that nodes accept a message to be ahead of them
 
 // session is an open account with everything that works for it.
 type session struct {
-	m       *Messenger
-	log     *slog.Logger
-	own     *account.Account
-	wipe    bool // the account is ours to wipe
-	clock   *mailbox.Clock
-	archive *archive.Archive
-	pool    *path.Pool
-	client  *path.Client
-	box     *mailbox.Client
-	outbox  *outbox
+	m        *Messenger
+	log      *slog.Logger
+	own      *account.Account
+	wipe     bool // the account is ours to wipe
+	clock    *mailbox.Clock
+	archive  *archive.Archive
+	pool     *path.Pool
+	client   *path.Client
+	box      *mailbox.Client
+	outbox   *outbox
+	leftover uint64 // newest parcel of an earlier start
 
 	life context.Context // ends when the messenger stops
 	stop context.CancelFunc
@@ -49,6 +50,7 @@ type session struct {
 	lastPoll    time.Time                  // network time
 	active      time.Time                  // of the last message, by this machine's clock
 	lastStamp   int64                      // of the last message that was sent
+	blind       map[int64]bool             // times of messages written before the network's was known
 	disk        string                     // trouble with the database
 	listTrouble string                     // trouble with the node list
 	pollTrouble string                     // trouble with the own swarm
@@ -75,7 +77,10 @@ func (m *Messenger) open(a *account.Account, wipe bool) error {
 	if err != nil {
 		return forCaller(ErrDisk, err)
 	}
-	if err := s.assemble(); err != nil {
+	if s.leftover, err = s.archive.LastParcel(); err == nil {
+		err = s.assemble()
+	}
+	if err != nil {
 		s.archive.Close()
 		return forCaller(ErrDisk, err)
 	}
@@ -190,6 +195,7 @@ func (s *session) diskFailed(err error) {
 // messages have the same, because sender and time are its name. A last one that
 // lies far ahead is of a clock that has been corrected since.
 func (s *session) stamp() int64 {
+	known := s.clock.Known() // asked first: the clock may be set at any moment
 	now := s.clock.Now().UnixMilli()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -197,7 +203,20 @@ func (s *session) stamp() int64 {
 		now = s.lastStamp + 1
 	}
 	s.lastStamp = now
+	if !known {
+		if s.blind == nil {
+			s.blind = make(map[int64]bool)
+		}
+		s.blind[now] = true
+	}
 	return now
+}
+
+// stampedBlind tells whether a time was drawn before the network's was known.
+func (s *session) stampedBlind(ms int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.blind[ms]
 }
 
 // stirred remembers that somebody is talking, which makes polling quick.

@@ -237,6 +237,16 @@ func (a *Archive) Outbox() ([]Parcel, error) {
 	return list, err
 }
 
+// LastParcel is the ID of the newest parcel that was ever written, 0 before the
+// first.
+func (a *Archive) LastParcel() (id uint64, err error) {
+	err = a.db.View(func(tx *bbolt.Tx) error {
+		id = tx.Bucket(bucketOutbox).Sequence()
+		return nil
+	})
+	return id, err
+}
+
 // Parcel returns one parcel, and false when it is not, or no longer, there.
 func (a *Archive) Parcel(id uint64) (p Parcel, ok bool, err error) {
 	err = a.db.View(func(tx *bbolt.Tx) (err error) {
