@@ -414,7 +414,8 @@ func (s *session) copyOf(p archive.Parcel) (*archive.Parcel, error) {
 	if err := proto.Unmarshal(p.Copy, &content); err != nil {
 		return nil, fmt.Errorf("%w: %w", errSeal, err)
 	}
-	copied, err := s.parcel(s.own.ID(), &content, time.Duration(p.TTL)*time.Millisecond)
+	// As it is: the copy bears the time of the message, which is settled.
+	copied, err := s.sealed(s.own.ID(), &content, time.Duration(p.TTL)*time.Millisecond)
 	if err != nil {
 		return nil, err
 	}
@@ -424,8 +425,16 @@ func (s *session) copyOf(p archive.Parcel) (*archive.Parcel, error) {
 
 // parcel makes what brings content to an account. Its time is sigTimestamp.
 func (s *session) parcel(to account.ID, content *sessionpb.Content, ttl time.Duration) (archive.Parcel, error) {
-	p := archive.Parcel{To: to, TTL: ttl.Milliseconds(), Timestamp: int64(content.GetSigTimestamp()), Own: to == s.own.ID()}
 	// Sealed in any case, so that what can never be sealed is refused at once.
+	p, err := s.sealed(to, content, ttl)
+	if !s.clock.Known() || s.stampedBlind(p.Timestamp) {
+		p.Data, p.Hash = nil, ""
+	}
+	return p, err
+}
+
+func (s *session) sealed(to account.ID, content *sessionpb.Content, ttl time.Duration) (archive.Parcel, error) {
+	p := archive.Parcel{To: to, TTL: ttl.Milliseconds(), Timestamp: int64(content.GetSigTimestamp()), Own: to == s.own.ID()}
 	data, err := wire.Seal(s.m.cfg.Rand, s.own, to, content)
 	if err != nil {
 		return p, fmt.Errorf("%w: %w", errSeal, err)
@@ -433,9 +442,7 @@ func (s *session) parcel(to account.ID, content *sessionpb.Content, ttl time.Dur
 	if p.Content, err = proto.Marshal(content); err != nil {
 		return p, fmt.Errorf("%w: %w", errSeal, err)
 	}
-	if s.clock.Known() && !s.stampedBlind(p.Timestamp) {
-		p.Data, p.Hash = data, rpc.MessageHash(to, 0, data)
-	}
+	p.Data, p.Hash = data, rpc.MessageHash(to, 0, data)
 	return p, nil
 }
 
