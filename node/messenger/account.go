@@ -229,13 +229,19 @@ func (m *Messenger) askVault(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, vaultLimit)
 	defer cancel()
+	m.mu.Lock()
+	m.vaultAsked++
+	asked := m.vaultAsked
+	m.mu.Unlock()
 	st, err := m.cfg.Vault.Status(ctx, &api.VaultStatusRequest{})
 	if err != nil {
 		m.log.Debug("asking the vault", "err", err)
 		return false
 	}
 	m.mu.Lock()
-	m.vault = st
+	if asked > m.vaultTold { // or a later question was answered before
+		m.vault, m.vaultTold = st, asked
+	}
 	m.mu.Unlock()
 	m.publishState()
 	return true

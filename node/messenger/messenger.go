@@ -113,15 +113,17 @@ type Messenger struct {
 
 	opening sync.Mutex // one PIN at a time
 
-	mu      sync.Mutex
-	vault   *api.VaultStatus // as the vault last said, nil = not yet
-	trouble string           // of opening the account
-	session *session         // nil unless the account is open
-	ownNode *path.Key        // of the service node on this machine, nil = not known
-	turned  chan struct{}    // closed and replaced when session is set or taken away
-	closed  bool
-	working sync.WaitGroup // requests that use the session
-	shown   *api.MessengerState
+	mu         sync.Mutex
+	vault      *api.VaultStatus // as the vault last said, nil = not yet
+	vaultAsked uint64           // questions to the vault
+	vaultTold  uint64           // the one that vault answers
+	trouble    string           // of opening the account
+	session    *session         // nil unless the account is open
+	ownNode    *path.Key        // of the service node on this machine, nil = not known
+	turned     chan struct{}    // closed and replaced when session is set or taken away
+	closed     bool
+	working    sync.WaitGroup // requests that use the session
+	shown      *api.MessengerState
 }
 
 // New makes a messenger. With Config.Account it opens the database, and fails if
