@@ -119,7 +119,7 @@ func (x Timer_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Timer_Type.Descriptor instead.
 func (Timer_Type) EnumDescriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{12, 0}
+	return file_messenger_proto_rawDescGZIP(), []int{17, 0}
 }
 
 // State is that of an own message.
@@ -175,7 +175,7 @@ func (x Message_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Message_State.Descriptor instead.
 func (Message_State) EnumDescriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{15, 0}
+	return file_messenger_proto_rawDescGZIP(), []int{20, 0}
 }
 
 type Message_Kind int32
@@ -233,7 +233,7 @@ func (x Message_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Message_Kind.Descriptor instead.
 func (Message_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{15, 1}
+	return file_messenger_proto_rawDescGZIP(), []int{20, 1}
 }
 
 type Update_Change int32
@@ -288,7 +288,7 @@ func (x Update_Change) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Update_Change.Descriptor instead.
 func (Update_Change) EnumDescriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{33, 0}
+	return file_messenger_proto_rawDescGZIP(), []int{38, 0}
 }
 
 type StateRequest struct {
@@ -779,6 +779,401 @@ func (x *SendReply) GetState() Message_State {
 	return Message_NONE
 }
 
+type SendFileRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Part:
+	//
+	//	*SendFileRequest_Head
+	//	*SendFileRequest_Data
+	Part          isSendFileRequest_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SendFileRequest) Reset() {
+	*x = SendFileRequest{}
+	mi := &file_messenger_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SendFileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SendFileRequest) ProtoMessage() {}
+
+func (x *SendFileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SendFileRequest.ProtoReflect.Descriptor instead.
+func (*SendFileRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SendFileRequest) GetPart() isSendFileRequest_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *SendFileRequest) GetHead() *FileHead {
+	if x != nil {
+		if x, ok := x.Part.(*SendFileRequest_Head); ok {
+			return x.Head
+		}
+	}
+	return nil
+}
+
+func (x *SendFileRequest) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Part.(*SendFileRequest_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+type isSendFileRequest_Part interface {
+	isSendFileRequest_Part()
+}
+
+type SendFileRequest_Head struct {
+	Head *FileHead `protobuf:"bytes,1,opt,name=head,proto3,oneof"` // first, once
+}
+
+type SendFileRequest_Data struct {
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+func (*SendFileRequest_Head) isSendFileRequest_Part() {}
+
+func (*SendFileRequest_Data) isSendFileRequest_Part() {}
+
+type FileHead struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	To            string                 `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`                           // a Session ID or the name of a contact
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`                       // of the file; a path is left out, empty = none
+	Type          string                 `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`                       // such as audio/mp4; empty = found out from the bytes
+	Text          string                 `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`                       // that goes with the file, at most 2,000 code points
+	ReplyTo       uint64                 `protobuf:"varint,5,opt,name=reply_to,json=replyTo,proto3" json:"reply_to,omitempty"` // id of the message that it quotes, 0 = none
+	Voice         bool                   `protobuf:"varint,6,opt,name=voice,proto3" json:"voice,omitempty"`                    // a voice message
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileHead) Reset() {
+	*x = FileHead{}
+	mi := &file_messenger_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileHead) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileHead) ProtoMessage() {}
+
+func (x *FileHead) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileHead.ProtoReflect.Descriptor instead.
+func (*FileHead) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *FileHead) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *FileHead) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FileHead) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *FileHead) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *FileHead) GetReplyTo() uint64 {
+	if x != nil {
+		return x.ReplyTo
+	}
+	return 0
+}
+
+func (x *FileHead) GetVoice() bool {
+	if x != nil {
+		return x.Voice
+	}
+	return false
+}
+
+type FetchFileRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	With  string                 `protobuf:"bytes,1,opt,name=with,proto3" json:"with,omitempty"`  // a Session ID or the name of a contact
+	Id    uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`     // of the message
+	File  uint32                 `protobuf:"varint,3,opt,name=file,proto3" json:"file,omitempty"` // of the message's attachments, from 0
+	// Give a JPEG of at most 240 pixels each way instead, upright.
+	// FAILED_PRECONDITION unless the file is a JPEG or PNG of bearable size.
+	Preview       bool `protobuf:"varint,4,opt,name=preview,proto3" json:"preview,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchFileRequest) Reset() {
+	*x = FetchFileRequest{}
+	mi := &file_messenger_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchFileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchFileRequest) ProtoMessage() {}
+
+func (x *FetchFileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchFileRequest.ProtoReflect.Descriptor instead.
+func (*FetchFileRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *FetchFileRequest) GetWith() string {
+	if x != nil {
+		return x.With
+	}
+	return ""
+}
+
+func (x *FetchFileRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *FetchFileRequest) GetFile() uint32 {
+	if x != nil {
+		return x.File
+	}
+	return 0
+}
+
+func (x *FetchFileRequest) GetPreview() bool {
+	if x != nil {
+		return x.Preview
+	}
+	return false
+}
+
+type FetchFileReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Part:
+	//
+	//	*FetchFileReply_Progress
+	//	*FetchFileReply_Data
+	Part          isFetchFileReply_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchFileReply) Reset() {
+	*x = FetchFileReply{}
+	mi := &file_messenger_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchFileReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchFileReply) ProtoMessage() {}
+
+func (x *FetchFileReply) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchFileReply.ProtoReflect.Descriptor instead.
+func (*FetchFileReply) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *FetchFileReply) GetPart() isFetchFileReply_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *FetchFileReply) GetProgress() *Transfer {
+	if x != nil {
+		if x, ok := x.Part.(*FetchFileReply_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *FetchFileReply) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Part.(*FetchFileReply_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+type isFetchFileReply_Part interface {
+	isFetchFileReply_Part()
+}
+
+type FetchFileReply_Progress struct {
+	Progress *Transfer `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type FetchFileReply_Data struct {
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+func (*FetchFileReply_Progress) isFetchFileReply_Part() {}
+
+func (*FetchFileReply_Data) isFetchFileReply_Part() {}
+
+// Transfer is how far an upload or a download is, in bytes on the wire.
+type Transfer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SessionId     string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"` // the other side
+	Id            uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`                               // of the message
+	Upload        bool                   `protobuf:"varint,3,opt,name=upload,proto3" json:"upload,omitempty"`
+	Done          uint64                 `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
+	Total         uint64                 `protobuf:"varint,5,opt,name=total,proto3" json:"total,omitempty"` // estimated until the end; 0 = not known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Transfer) Reset() {
+	*x = Transfer{}
+	mi := &file_messenger_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Transfer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Transfer) ProtoMessage() {}
+
+func (x *Transfer) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Transfer.ProtoReflect.Descriptor instead.
+func (*Transfer) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Transfer) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *Transfer) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Transfer) GetUpload() bool {
+	if x != nil {
+		return x.Upload
+	}
+	return false
+}
+
+func (x *Transfer) GetDone() uint64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *Transfer) GetTotal() uint64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
 type ContactsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -787,7 +1182,7 @@ type ContactsRequest struct {
 
 func (x *ContactsRequest) Reset() {
 	*x = ContactsRequest{}
-	mi := &file_messenger_proto_msgTypes[8]
+	mi := &file_messenger_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +1194,7 @@ func (x *ContactsRequest) String() string {
 func (*ContactsRequest) ProtoMessage() {}
 
 func (x *ContactsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[8]
+	mi := &file_messenger_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +1207,7 @@ func (x *ContactsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContactsRequest.ProtoReflect.Descriptor instead.
 func (*ContactsRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{8}
+	return file_messenger_proto_rawDescGZIP(), []int{13}
 }
 
 type ContactsReply struct {
@@ -824,7 +1219,7 @@ type ContactsReply struct {
 
 func (x *ContactsReply) Reset() {
 	*x = ContactsReply{}
-	mi := &file_messenger_proto_msgTypes[9]
+	mi := &file_messenger_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +1231,7 @@ func (x *ContactsReply) String() string {
 func (*ContactsReply) ProtoMessage() {}
 
 func (x *ContactsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[9]
+	mi := &file_messenger_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +1244,7 @@ func (x *ContactsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContactsReply.ProtoReflect.Descriptor instead.
 func (*ContactsReply) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{9}
+	return file_messenger_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ContactsReply) GetContacts() []*Contact {
@@ -869,7 +1264,7 @@ type AddContactRequest struct {
 
 func (x *AddContactRequest) Reset() {
 	*x = AddContactRequest{}
-	mi := &file_messenger_proto_msgTypes[10]
+	mi := &file_messenger_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +1276,7 @@ func (x *AddContactRequest) String() string {
 func (*AddContactRequest) ProtoMessage() {}
 
 func (x *AddContactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[10]
+	mi := &file_messenger_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +1289,7 @@ func (x *AddContactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddContactRequest.ProtoReflect.Descriptor instead.
 func (*AddContactRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{10}
+	return file_messenger_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AddContactRequest) GetSessionId() string {
@@ -929,7 +1324,7 @@ type Contact struct {
 
 func (x *Contact) Reset() {
 	*x = Contact{}
-	mi := &file_messenger_proto_msgTypes[11]
+	mi := &file_messenger_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1336,7 @@ func (x *Contact) String() string {
 func (*Contact) ProtoMessage() {}
 
 func (x *Contact) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[11]
+	mi := &file_messenger_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1349,7 @@ func (x *Contact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Contact.ProtoReflect.Descriptor instead.
 func (*Contact) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{11}
+	return file_messenger_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Contact) GetSessionId() string {
@@ -1038,7 +1433,7 @@ type Timer struct {
 
 func (x *Timer) Reset() {
 	*x = Timer{}
-	mi := &file_messenger_proto_msgTypes[12]
+	mi := &file_messenger_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1445,7 @@ func (x *Timer) String() string {
 func (*Timer) ProtoMessage() {}
 
 func (x *Timer) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[12]
+	mi := &file_messenger_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1458,7 @@ func (x *Timer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timer.ProtoReflect.Descriptor instead.
 func (*Timer) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{12}
+	return file_messenger_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Timer) GetType() Timer_Type {
@@ -1091,7 +1486,7 @@ type MessagesRequest struct {
 
 func (x *MessagesRequest) Reset() {
 	*x = MessagesRequest{}
-	mi := &file_messenger_proto_msgTypes[13]
+	mi := &file_messenger_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1498,7 @@ func (x *MessagesRequest) String() string {
 func (*MessagesRequest) ProtoMessage() {}
 
 func (x *MessagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[13]
+	mi := &file_messenger_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1511,7 @@ func (x *MessagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagesRequest.ProtoReflect.Descriptor instead.
 func (*MessagesRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{13}
+	return file_messenger_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MessagesRequest) GetWith() string {
@@ -1149,7 +1544,7 @@ type MessagesReply struct {
 
 func (x *MessagesReply) Reset() {
 	*x = MessagesReply{}
-	mi := &file_messenger_proto_msgTypes[14]
+	mi := &file_messenger_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1556,7 @@ func (x *MessagesReply) String() string {
 func (*MessagesReply) ProtoMessage() {}
 
 func (x *MessagesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[14]
+	mi := &file_messenger_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1569,7 @@ func (x *MessagesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagesReply.ProtoReflect.Descriptor instead.
 func (*MessagesReply) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{14}
+	return file_messenger_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MessagesReply) GetMessages() []*Message {
@@ -1212,7 +1607,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_messenger_proto_msgTypes[15]
+	mi := &file_messenger_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1224,7 +1619,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[15]
+	mi := &file_messenger_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1237,7 +1632,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{15}
+	return file_messenger_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Message) GetSessionId() string {
@@ -1394,7 +1789,7 @@ type Quote struct {
 
 func (x *Quote) Reset() {
 	*x = Quote{}
-	mi := &file_messenger_proto_msgTypes[16]
+	mi := &file_messenger_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1801,7 @@ func (x *Quote) String() string {
 func (*Quote) ProtoMessage() {}
 
 func (x *Quote) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[16]
+	mi := &file_messenger_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1814,7 @@ func (x *Quote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quote.ProtoReflect.Descriptor instead.
 func (*Quote) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{16}
+	return file_messenger_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Quote) GetTimestamp() int64 {
@@ -1467,7 +1862,7 @@ type Reaction struct {
 
 func (x *Reaction) Reset() {
 	*x = Reaction{}
-	mi := &file_messenger_proto_msgTypes[17]
+	mi := &file_messenger_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1874,7 @@ func (x *Reaction) String() string {
 func (*Reaction) ProtoMessage() {}
 
 func (x *Reaction) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[17]
+	mi := &file_messenger_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1887,7 @@ func (x *Reaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reaction.ProtoReflect.Descriptor instead.
 func (*Reaction) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{17}
+	return file_messenger_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Reaction) GetEmoji() string {
@@ -1520,7 +1915,7 @@ type Preview struct {
 
 func (x *Preview) Reset() {
 	*x = Preview{}
-	mi := &file_messenger_proto_msgTypes[18]
+	mi := &file_messenger_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1532,7 +1927,7 @@ func (x *Preview) String() string {
 func (*Preview) ProtoMessage() {}
 
 func (x *Preview) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[18]
+	mi := &file_messenger_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1545,7 +1940,7 @@ func (x *Preview) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Preview.ProtoReflect.Descriptor instead.
 func (*Preview) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{18}
+	return file_messenger_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Preview) GetUrl() string {
@@ -1572,13 +1967,14 @@ type Attachment struct {
 	Width         uint32                 `protobuf:"varint,5,opt,name=width,proto3" json:"width,omitempty"` // pixels of a picture, 0 = not said
 	Height        uint32                 `protobuf:"varint,6,opt,name=height,proto3" json:"height,omitempty"`
 	Caption       string                 `protobuf:"bytes,7,opt,name=caption,proto3" json:"caption,omitempty"`
+	Kept          bool                   `protobuf:"varint,8,opt,name=kept,proto3" json:"kept,omitempty"` // on this device: fetching it asks nobody
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_messenger_proto_msgTypes[19]
+	mi := &file_messenger_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1590,7 +1986,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[19]
+	mi := &file_messenger_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1603,7 +1999,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{19}
+	return file_messenger_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Attachment) GetName() string {
@@ -1655,6 +2051,13 @@ func (x *Attachment) GetCaption() string {
 	return ""
 }
 
+func (x *Attachment) GetKept() bool {
+	if x != nil {
+		return x.Kept
+	}
+	return false
+}
+
 // Invitation is one to a community.
 type Invitation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1666,7 +2069,7 @@ type Invitation struct {
 
 func (x *Invitation) Reset() {
 	*x = Invitation{}
-	mi := &file_messenger_proto_msgTypes[20]
+	mi := &file_messenger_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +2081,7 @@ func (x *Invitation) String() string {
 func (*Invitation) ProtoMessage() {}
 
 func (x *Invitation) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[20]
+	mi := &file_messenger_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +2094,7 @@ func (x *Invitation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invitation.ProtoReflect.Descriptor instead.
 func (*Invitation) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{20}
+	return file_messenger_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Invitation) GetUrl() string {
@@ -1720,7 +2123,7 @@ type ReactRequest struct {
 
 func (x *ReactRequest) Reset() {
 	*x = ReactRequest{}
-	mi := &file_messenger_proto_msgTypes[21]
+	mi := &file_messenger_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1732,7 +2135,7 @@ func (x *ReactRequest) String() string {
 func (*ReactRequest) ProtoMessage() {}
 
 func (x *ReactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[21]
+	mi := &file_messenger_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1745,7 +2148,7 @@ func (x *ReactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReactRequest.ProtoReflect.Descriptor instead.
 func (*ReactRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{21}
+	return file_messenger_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReactRequest) GetWith() string {
@@ -1786,7 +2189,7 @@ type UnsendRequest struct {
 
 func (x *UnsendRequest) Reset() {
 	*x = UnsendRequest{}
-	mi := &file_messenger_proto_msgTypes[22]
+	mi := &file_messenger_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1798,7 +2201,7 @@ func (x *UnsendRequest) String() string {
 func (*UnsendRequest) ProtoMessage() {}
 
 func (x *UnsendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[22]
+	mi := &file_messenger_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1811,7 +2214,7 @@ func (x *UnsendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnsendRequest.ProtoReflect.Descriptor instead.
 func (*UnsendRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{22}
+	return file_messenger_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UnsendRequest) GetWith() string {
@@ -1838,7 +2241,7 @@ type SetTimerRequest struct {
 
 func (x *SetTimerRequest) Reset() {
 	*x = SetTimerRequest{}
-	mi := &file_messenger_proto_msgTypes[23]
+	mi := &file_messenger_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1850,7 +2253,7 @@ func (x *SetTimerRequest) String() string {
 func (*SetTimerRequest) ProtoMessage() {}
 
 func (x *SetTimerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[23]
+	mi := &file_messenger_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1863,7 +2266,7 @@ func (x *SetTimerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTimerRequest.ProtoReflect.Descriptor instead.
 func (*SetTimerRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{23}
+	return file_messenger_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SetTimerRequest) GetWith() string {
@@ -1888,7 +2291,7 @@ type RequestsRequest struct {
 
 func (x *RequestsRequest) Reset() {
 	*x = RequestsRequest{}
-	mi := &file_messenger_proto_msgTypes[24]
+	mi := &file_messenger_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +2303,7 @@ func (x *RequestsRequest) String() string {
 func (*RequestsRequest) ProtoMessage() {}
 
 func (x *RequestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[24]
+	mi := &file_messenger_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +2316,7 @@ func (x *RequestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestsRequest.ProtoReflect.Descriptor instead.
 func (*RequestsRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{24}
+	return file_messenger_proto_rawDescGZIP(), []int{29}
 }
 
 type WhoRequest struct {
@@ -1925,7 +2328,7 @@ type WhoRequest struct {
 
 func (x *WhoRequest) Reset() {
 	*x = WhoRequest{}
-	mi := &file_messenger_proto_msgTypes[25]
+	mi := &file_messenger_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1937,7 +2340,7 @@ func (x *WhoRequest) String() string {
 func (*WhoRequest) ProtoMessage() {}
 
 func (x *WhoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[25]
+	mi := &file_messenger_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1950,7 +2353,7 @@ func (x *WhoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoRequest.ProtoReflect.Descriptor instead.
 func (*WhoRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{25}
+	return file_messenger_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WhoRequest) GetWho() string {
@@ -1968,7 +2371,7 @@ type DeclineReply struct {
 
 func (x *DeclineReply) Reset() {
 	*x = DeclineReply{}
-	mi := &file_messenger_proto_msgTypes[26]
+	mi := &file_messenger_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2383,7 @@ func (x *DeclineReply) String() string {
 func (*DeclineReply) ProtoMessage() {}
 
 func (x *DeclineReply) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[26]
+	mi := &file_messenger_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2396,7 @@ func (x *DeclineReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclineReply.ProtoReflect.Descriptor instead.
 func (*DeclineReply) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{26}
+	return file_messenger_proto_rawDescGZIP(), []int{31}
 }
 
 type TypingRequest struct {
@@ -2006,7 +2409,7 @@ type TypingRequest struct {
 
 func (x *TypingRequest) Reset() {
 	*x = TypingRequest{}
-	mi := &file_messenger_proto_msgTypes[27]
+	mi := &file_messenger_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2018,7 +2421,7 @@ func (x *TypingRequest) String() string {
 func (*TypingRequest) ProtoMessage() {}
 
 func (x *TypingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[27]
+	mi := &file_messenger_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2031,7 +2434,7 @@ func (x *TypingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TypingRequest.ProtoReflect.Descriptor instead.
 func (*TypingRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{27}
+	return file_messenger_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TypingRequest) GetWith() string {
@@ -2056,7 +2459,7 @@ type TypingReply struct {
 
 func (x *TypingReply) Reset() {
 	*x = TypingReply{}
-	mi := &file_messenger_proto_msgTypes[28]
+	mi := &file_messenger_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2068,7 +2471,7 @@ func (x *TypingReply) String() string {
 func (*TypingReply) ProtoMessage() {}
 
 func (x *TypingReply) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[28]
+	mi := &file_messenger_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2081,7 +2484,7 @@ func (x *TypingReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TypingReply.ProtoReflect.Descriptor instead.
 func (*TypingReply) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{28}
+	return file_messenger_proto_rawDescGZIP(), []int{33}
 }
 
 type SettingsRequest struct {
@@ -2095,7 +2498,7 @@ type SettingsRequest struct {
 
 func (x *SettingsRequest) Reset() {
 	*x = SettingsRequest{}
-	mi := &file_messenger_proto_msgTypes[29]
+	mi := &file_messenger_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2107,7 +2510,7 @@ func (x *SettingsRequest) String() string {
 func (*SettingsRequest) ProtoMessage() {}
 
 func (x *SettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[29]
+	mi := &file_messenger_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,7 +2523,7 @@ func (x *SettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettingsRequest.ProtoReflect.Descriptor instead.
 func (*SettingsRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{29}
+	return file_messenger_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SettingsRequest) GetDisplayName() string {
@@ -2155,7 +2558,7 @@ type SettingsReply struct {
 
 func (x *SettingsReply) Reset() {
 	*x = SettingsReply{}
-	mi := &file_messenger_proto_msgTypes[30]
+	mi := &file_messenger_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2167,7 +2570,7 @@ func (x *SettingsReply) String() string {
 func (*SettingsReply) ProtoMessage() {}
 
 func (x *SettingsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[30]
+	mi := &file_messenger_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2180,7 +2583,7 @@ func (x *SettingsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettingsReply.ProtoReflect.Descriptor instead.
 func (*SettingsReply) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{30}
+	return file_messenger_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SettingsReply) GetDisplayName() string {
@@ -2212,7 +2615,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_messenger_proto_msgTypes[31]
+	mi := &file_messenger_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2224,7 +2627,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[31]
+	mi := &file_messenger_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2237,7 +2640,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{31}
+	return file_messenger_proto_rawDescGZIP(), []int{36}
 }
 
 type Event struct {
@@ -2251,6 +2654,7 @@ type Event struct {
 	//	*Event_Request
 	//	*Event_Info
 	//	*Event_Typing
+	//	*Event_Transfer
 	Event         isEvent_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2258,7 +2662,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_messenger_proto_msgTypes[32]
+	mi := &file_messenger_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2270,7 +2674,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[32]
+	mi := &file_messenger_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2283,7 +2687,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{32}
+	return file_messenger_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Event) GetEvent() isEvent_Event {
@@ -2356,6 +2760,15 @@ func (x *Event) GetTyping() *TypingEvent {
 	return nil
 }
 
+func (x *Event) GetTransfer() *Transfer {
+	if x != nil {
+		if x, ok := x.Event.(*Event_Transfer); ok {
+			return x.Transfer
+		}
+	}
+	return nil
+}
+
 type isEvent_Event interface {
 	isEvent_Event()
 }
@@ -2388,6 +2801,10 @@ type Event_Typing struct {
 	Typing *TypingEvent `protobuf:"bytes,7,opt,name=typing,proto3,oneof"`
 }
 
+type Event_Transfer struct {
+	Transfer *Transfer `protobuf:"bytes,8,opt,name=transfer,proto3,oneof"` // now and then while a file is on its way
+}
+
 func (*Event_State) isEvent_Event() {}
 
 func (*Event_Received) isEvent_Event() {}
@@ -2402,6 +2819,8 @@ func (*Event_Info) isEvent_Event() {}
 
 func (*Event_Typing) isEvent_Event() {}
 
+func (*Event_Transfer) isEvent_Event() {}
+
 // Update is a message that is another than before.
 type Update struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2413,7 +2832,7 @@ type Update struct {
 
 func (x *Update) Reset() {
 	*x = Update{}
-	mi := &file_messenger_proto_msgTypes[33]
+	mi := &file_messenger_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2425,7 +2844,7 @@ func (x *Update) String() string {
 func (*Update) ProtoMessage() {}
 
 func (x *Update) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[33]
+	mi := &file_messenger_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2438,7 +2857,7 @@ func (x *Update) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Update.ProtoReflect.Descriptor instead.
 func (*Update) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{33}
+	return file_messenger_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Update) GetChange() Update_Change {
@@ -2466,7 +2885,7 @@ type TypingEvent struct {
 
 func (x *TypingEvent) Reset() {
 	*x = TypingEvent{}
-	mi := &file_messenger_proto_msgTypes[34]
+	mi := &file_messenger_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2897,7 @@ func (x *TypingEvent) String() string {
 func (*TypingEvent) ProtoMessage() {}
 
 func (x *TypingEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[34]
+	mi := &file_messenger_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2491,7 +2910,7 @@ func (x *TypingEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TypingEvent.ProtoReflect.Descriptor instead.
 func (*TypingEvent) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{34}
+	return file_messenger_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *TypingEvent) GetSessionId() string {
@@ -2519,7 +2938,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_messenger_proto_msgTypes[35]
+	mi := &file_messenger_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +2950,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[35]
+	mi := &file_messenger_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,7 +2963,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{35}
+	return file_messenger_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RestoreRequest) GetPin() string {
@@ -2571,7 +2990,7 @@ type ChangePINRequest struct {
 
 func (x *ChangePINRequest) Reset() {
 	*x = ChangePINRequest{}
-	mi := &file_messenger_proto_msgTypes[36]
+	mi := &file_messenger_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +3002,7 @@ func (x *ChangePINRequest) String() string {
 func (*ChangePINRequest) ProtoMessage() {}
 
 func (x *ChangePINRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[36]
+	mi := &file_messenger_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +3015,7 @@ func (x *ChangePINRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePINRequest.ProtoReflect.Descriptor instead.
 func (*ChangePINRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{36}
+	return file_messenger_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ChangePINRequest) GetPin() string {
@@ -2621,7 +3040,7 @@ type LockRequest struct {
 
 func (x *LockRequest) Reset() {
 	*x = LockRequest{}
-	mi := &file_messenger_proto_msgTypes[37]
+	mi := &file_messenger_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2633,7 +3052,7 @@ func (x *LockRequest) String() string {
 func (*LockRequest) ProtoMessage() {}
 
 func (x *LockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[37]
+	mi := &file_messenger_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2646,7 +3065,7 @@ func (x *LockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRequest.ProtoReflect.Descriptor instead.
 func (*LockRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{37}
+	return file_messenger_proto_rawDescGZIP(), []int{42}
 }
 
 type WipeRequest struct {
@@ -2661,7 +3080,7 @@ type WipeRequest struct {
 
 func (x *WipeRequest) Reset() {
 	*x = WipeRequest{}
-	mi := &file_messenger_proto_msgTypes[38]
+	mi := &file_messenger_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2673,7 +3092,7 @@ func (x *WipeRequest) String() string {
 func (*WipeRequest) ProtoMessage() {}
 
 func (x *WipeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[38]
+	mi := &file_messenger_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2686,7 +3105,7 @@ func (x *WipeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WipeRequest.ProtoReflect.Descriptor instead.
 func (*WipeRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{38}
+	return file_messenger_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WipeRequest) GetPin() string {
@@ -2716,7 +3135,7 @@ type WipeReply struct {
 
 func (x *WipeReply) Reset() {
 	*x = WipeReply{}
-	mi := &file_messenger_proto_msgTypes[39]
+	mi := &file_messenger_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2728,7 +3147,7 @@ func (x *WipeReply) String() string {
 func (*WipeReply) ProtoMessage() {}
 
 func (x *WipeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[39]
+	mi := &file_messenger_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2741,7 +3160,7 @@ func (x *WipeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WipeReply.ProtoReflect.Descriptor instead.
 func (*WipeReply) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{39}
+	return file_messenger_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WipeReply) GetWiped() bool {
@@ -2828,7 +3247,34 @@ const file_messenger_proto_rawDesc = "" +
 	"\x06stored\x18\x03 \x01(\rR\x06stored\x12\x14\n" +
 	"\x05swarm\x18\x04 \x01(\rR\x05swarm\x12\x0e\n" +
 	"\x02id\x18\x05 \x01(\x04R\x02id\x12+\n" +
-	"\x05state\x18\x06 \x01(\x0e2\x15.hearth.Message.StateR\x05state\"\x11\n" +
+	"\x05state\x18\x06 \x01(\x0e2\x15.hearth.Message.StateR\x05state\"W\n" +
+	"\x0fSendFileRequest\x12&\n" +
+	"\x04head\x18\x01 \x01(\v2\x10.hearth.FileHeadH\x00R\x04head\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +
+	"\x04part\"\x87\x01\n" +
+	"\bFileHead\x12\x0e\n" +
+	"\x02to\x18\x01 \x01(\tR\x02to\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\tR\x04type\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\x12\x19\n" +
+	"\breply_to\x18\x05 \x01(\x04R\areplyTo\x12\x14\n" +
+	"\x05voice\x18\x06 \x01(\bR\x05voice\"d\n" +
+	"\x10FetchFileRequest\x12\x12\n" +
+	"\x04with\x18\x01 \x01(\tR\x04with\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04file\x18\x03 \x01(\rR\x04file\x12\x18\n" +
+	"\apreview\x18\x04 \x01(\bR\apreview\"^\n" +
+	"\x0eFetchFileReply\x12.\n" +
+	"\bprogress\x18\x01 \x01(\v2\x10.hearth.TransferH\x00R\bprogress\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +
+	"\x04part\"{\n" +
+	"\bTransfer\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x16\n" +
+	"\x06upload\x18\x03 \x01(\bR\x06upload\x12\x12\n" +
+	"\x04done\x18\x04 \x01(\x04R\x04done\x12\x14\n" +
+	"\x05total\x18\x05 \x01(\x04R\x05total\"\x11\n" +
 	"\x0fContactsRequest\"<\n" +
 	"\rContactsReply\x12+\n" +
 	"\bcontacts\x18\x01 \x03(\v2\x0f.hearth.ContactR\bcontacts\"F\n" +
@@ -2917,7 +3363,7 @@ const file_messenger_proto_rawDesc = "" +
 	"\boutgoing\x18\x02 \x01(\bR\boutgoing\"1\n" +
 	"\aPreview\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x14\n" +
-	"\x05title\x18\x02 \x01(\tR\x05title\"\xa6\x01\n" +
+	"\x05title\x18\x02 \x01(\tR\x05title\"\xba\x01\n" +
 	"\n" +
 	"Attachment\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
@@ -2926,7 +3372,8 @@ const file_messenger_proto_rawDesc = "" +
 	"\x05voice\x18\x04 \x01(\bR\x05voice\x12\x14\n" +
 	"\x05width\x18\x05 \x01(\rR\x05width\x12\x16\n" +
 	"\x06height\x18\x06 \x01(\rR\x06height\x12\x18\n" +
-	"\acaption\x18\a \x01(\tR\acaption\"2\n" +
+	"\acaption\x18\a \x01(\tR\acaption\x12\x12\n" +
+	"\x04kept\x18\b \x01(\bR\x04kept\"2\n" +
 	"\n" +
 	"Invitation\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x12\n" +
@@ -2962,7 +3409,7 @@ const file_messenger_proto_rawDesc = "" +
 	"\fdisplay_name\x18\x01 \x01(\tR\vdisplayName\x12#\n" +
 	"\rread_receipts\x18\x02 \x01(\bR\freadReceipts\x12\x16\n" +
 	"\x06typing\x18\x03 \x01(\bR\x06typing\"\x0f\n" +
-	"\rEventsRequest\"\xc5\x02\n" +
+	"\rEventsRequest\"\xf5\x02\n" +
 	"\x05Event\x12.\n" +
 	"\x05state\x18\x01 \x01(\v2\x16.hearth.MessengerStateH\x00R\x05state\x12-\n" +
 	"\breceived\x18\x02 \x01(\v2\x0f.hearth.MessageH\x00R\breceived\x12%\n" +
@@ -2970,7 +3417,8 @@ const file_messenger_proto_rawDesc = "" +
 	"\aupdated\x18\x04 \x01(\v2\x0e.hearth.UpdateH\x00R\aupdated\x12+\n" +
 	"\arequest\x18\x05 \x01(\v2\x0f.hearth.MessageH\x00R\arequest\x12%\n" +
 	"\x04info\x18\x06 \x01(\v2\x0f.hearth.MessageH\x00R\x04info\x12-\n" +
-	"\x06typing\x18\a \x01(\v2\x13.hearth.TypingEventH\x00R\x06typingB\a\n" +
+	"\x06typing\x18\a \x01(\v2\x13.hearth.TypingEventH\x00R\x06typing\x12.\n" +
+	"\btransfer\x18\b \x01(\v2\x10.hearth.TransferH\x00R\btransferB\a\n" +
 	"\x05event\"\xa8\x01\n" +
 	"\x06Update\x12-\n" +
 	"\x06change\x18\x01 \x01(\x0e2\x15.hearth.Update.ChangeR\x06change\x12)\n" +
@@ -3001,13 +3449,16 @@ const file_messenger_proto_rawDesc = "" +
 	"\tconfirmed\x18\x02 \x01(\rR\tconfirmed\x12\x14\n" +
 	"\x05swarm\x18\x03 \x01(\rR\x05swarm\x12\x18\n" +
 	"\adeleted\x18\x04 \x01(\rR\adeleted\x12\x18\n" +
-	"\atrouble\x18\x05 \x01(\tR\atrouble2\xe5\t\n" +
+	"\atrouble\x18\x05 \x01(\tR\atrouble2\xe0\n" +
+	"\n" +
 	"\tMessenger\x125\n" +
 	"\x05State\x12\x14.hearth.StateRequest\x1a\x16.hearth.MessengerState\x127\n" +
 	"\x06Create\x12\x15.hearth.CreateRequest\x1a\x16.hearth.MessengerState\x127\n" +
 	"\x06Unlock\x12\x15.hearth.UnlockRequest\x1a\x16.hearth.MessengerState\x124\n" +
 	"\x06Phrase\x12\x15.hearth.PhraseRequest\x1a\x13.hearth.PhraseReply\x12.\n" +
-	"\x04Send\x12\x13.hearth.SendRequest\x1a\x11.hearth.SendReply\x12:\n" +
+	"\x04Send\x12\x13.hearth.SendRequest\x1a\x11.hearth.SendReply\x128\n" +
+	"\bSendFile\x12\x17.hearth.SendFileRequest\x1a\x11.hearth.SendReply(\x01\x12?\n" +
+	"\tFetchFile\x12\x18.hearth.FetchFileRequest\x1a\x16.hearth.FetchFileReply0\x01\x12:\n" +
 	"\bContacts\x12\x17.hearth.ContactsRequest\x1a\x15.hearth.ContactsReply\x128\n" +
 	"\n" +
 	"AddContact\x12\x19.hearth.AddContactRequest\x1a\x0f.hearth.Contact\x12:\n" +
@@ -3041,7 +3492,7 @@ func file_messenger_proto_rawDescGZIP() []byte {
 }
 
 var file_messenger_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_messenger_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_messenger_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_messenger_proto_goTypes = []any{
 	(MessengerState_Account)(0), // 0: hearth.MessengerState.Account
 	(Timer_Type)(0),             // 1: hearth.Timer.Type
@@ -3056,115 +3507,127 @@ var file_messenger_proto_goTypes = []any{
 	(*PhraseReply)(nil),         // 10: hearth.PhraseReply
 	(*SendRequest)(nil),         // 11: hearth.SendRequest
 	(*SendReply)(nil),           // 12: hearth.SendReply
-	(*ContactsRequest)(nil),     // 13: hearth.ContactsRequest
-	(*ContactsReply)(nil),       // 14: hearth.ContactsReply
-	(*AddContactRequest)(nil),   // 15: hearth.AddContactRequest
-	(*Contact)(nil),             // 16: hearth.Contact
-	(*Timer)(nil),               // 17: hearth.Timer
-	(*MessagesRequest)(nil),     // 18: hearth.MessagesRequest
-	(*MessagesReply)(nil),       // 19: hearth.MessagesReply
-	(*Message)(nil),             // 20: hearth.Message
-	(*Quote)(nil),               // 21: hearth.Quote
-	(*Reaction)(nil),            // 22: hearth.Reaction
-	(*Preview)(nil),             // 23: hearth.Preview
-	(*Attachment)(nil),          // 24: hearth.Attachment
-	(*Invitation)(nil),          // 25: hearth.Invitation
-	(*ReactRequest)(nil),        // 26: hearth.ReactRequest
-	(*UnsendRequest)(nil),       // 27: hearth.UnsendRequest
-	(*SetTimerRequest)(nil),     // 28: hearth.SetTimerRequest
-	(*RequestsRequest)(nil),     // 29: hearth.RequestsRequest
-	(*WhoRequest)(nil),          // 30: hearth.WhoRequest
-	(*DeclineReply)(nil),        // 31: hearth.DeclineReply
-	(*TypingRequest)(nil),       // 32: hearth.TypingRequest
-	(*TypingReply)(nil),         // 33: hearth.TypingReply
-	(*SettingsRequest)(nil),     // 34: hearth.SettingsRequest
-	(*SettingsReply)(nil),       // 35: hearth.SettingsReply
-	(*EventsRequest)(nil),       // 36: hearth.EventsRequest
-	(*Event)(nil),               // 37: hearth.Event
-	(*Update)(nil),              // 38: hearth.Update
-	(*TypingEvent)(nil),         // 39: hearth.TypingEvent
-	(*RestoreRequest)(nil),      // 40: hearth.RestoreRequest
-	(*ChangePINRequest)(nil),    // 41: hearth.ChangePINRequest
-	(*LockRequest)(nil),         // 42: hearth.LockRequest
-	(*WipeRequest)(nil),         // 43: hearth.WipeRequest
-	(*WipeReply)(nil),           // 44: hearth.WipeReply
+	(*SendFileRequest)(nil),     // 13: hearth.SendFileRequest
+	(*FileHead)(nil),            // 14: hearth.FileHead
+	(*FetchFileRequest)(nil),    // 15: hearth.FetchFileRequest
+	(*FetchFileReply)(nil),      // 16: hearth.FetchFileReply
+	(*Transfer)(nil),            // 17: hearth.Transfer
+	(*ContactsRequest)(nil),     // 18: hearth.ContactsRequest
+	(*ContactsReply)(nil),       // 19: hearth.ContactsReply
+	(*AddContactRequest)(nil),   // 20: hearth.AddContactRequest
+	(*Contact)(nil),             // 21: hearth.Contact
+	(*Timer)(nil),               // 22: hearth.Timer
+	(*MessagesRequest)(nil),     // 23: hearth.MessagesRequest
+	(*MessagesReply)(nil),       // 24: hearth.MessagesReply
+	(*Message)(nil),             // 25: hearth.Message
+	(*Quote)(nil),               // 26: hearth.Quote
+	(*Reaction)(nil),            // 27: hearth.Reaction
+	(*Preview)(nil),             // 28: hearth.Preview
+	(*Attachment)(nil),          // 29: hearth.Attachment
+	(*Invitation)(nil),          // 30: hearth.Invitation
+	(*ReactRequest)(nil),        // 31: hearth.ReactRequest
+	(*UnsendRequest)(nil),       // 32: hearth.UnsendRequest
+	(*SetTimerRequest)(nil),     // 33: hearth.SetTimerRequest
+	(*RequestsRequest)(nil),     // 34: hearth.RequestsRequest
+	(*WhoRequest)(nil),          // 35: hearth.WhoRequest
+	(*DeclineReply)(nil),        // 36: hearth.DeclineReply
+	(*TypingRequest)(nil),       // 37: hearth.TypingRequest
+	(*TypingReply)(nil),         // 38: hearth.TypingReply
+	(*SettingsRequest)(nil),     // 39: hearth.SettingsRequest
+	(*SettingsReply)(nil),       // 40: hearth.SettingsReply
+	(*EventsRequest)(nil),       // 41: hearth.EventsRequest
+	(*Event)(nil),               // 42: hearth.Event
+	(*Update)(nil),              // 43: hearth.Update
+	(*TypingEvent)(nil),         // 44: hearth.TypingEvent
+	(*RestoreRequest)(nil),      // 45: hearth.RestoreRequest
+	(*ChangePINRequest)(nil),    // 46: hearth.ChangePINRequest
+	(*LockRequest)(nil),         // 47: hearth.LockRequest
+	(*WipeRequest)(nil),         // 48: hearth.WipeRequest
+	(*WipeReply)(nil),           // 49: hearth.WipeReply
 }
 var file_messenger_proto_depIdxs = []int32{
 	0,  // 0: hearth.MessengerState.account:type_name -> hearth.MessengerState.Account
 	2,  // 1: hearth.SendReply.state:type_name -> hearth.Message.State
-	16, // 2: hearth.ContactsReply.contacts:type_name -> hearth.Contact
-	17, // 3: hearth.Contact.timer:type_name -> hearth.Timer
-	1,  // 4: hearth.Timer.type:type_name -> hearth.Timer.Type
-	20, // 5: hearth.MessagesReply.messages:type_name -> hearth.Message
-	2,  // 6: hearth.Message.state:type_name -> hearth.Message.State
-	3,  // 7: hearth.Message.kind:type_name -> hearth.Message.Kind
-	21, // 8: hearth.Message.quote:type_name -> hearth.Quote
-	22, // 9: hearth.Message.reactions:type_name -> hearth.Reaction
-	23, // 10: hearth.Message.preview:type_name -> hearth.Preview
-	24, // 11: hearth.Message.attachments:type_name -> hearth.Attachment
-	17, // 12: hearth.Message.timer:type_name -> hearth.Timer
-	25, // 13: hearth.Message.invitation:type_name -> hearth.Invitation
-	17, // 14: hearth.SetTimerRequest.timer:type_name -> hearth.Timer
-	6,  // 15: hearth.Event.state:type_name -> hearth.MessengerState
-	20, // 16: hearth.Event.received:type_name -> hearth.Message
-	20, // 17: hearth.Event.sent:type_name -> hearth.Message
-	38, // 18: hearth.Event.updated:type_name -> hearth.Update
-	20, // 19: hearth.Event.request:type_name -> hearth.Message
-	20, // 20: hearth.Event.info:type_name -> hearth.Message
-	39, // 21: hearth.Event.typing:type_name -> hearth.TypingEvent
-	4,  // 22: hearth.Update.change:type_name -> hearth.Update.Change
-	20, // 23: hearth.Update.message:type_name -> hearth.Message
-	5,  // 24: hearth.Messenger.State:input_type -> hearth.StateRequest
-	7,  // 25: hearth.Messenger.Create:input_type -> hearth.CreateRequest
-	8,  // 26: hearth.Messenger.Unlock:input_type -> hearth.UnlockRequest
-	9,  // 27: hearth.Messenger.Phrase:input_type -> hearth.PhraseRequest
-	11, // 28: hearth.Messenger.Send:input_type -> hearth.SendRequest
-	13, // 29: hearth.Messenger.Contacts:input_type -> hearth.ContactsRequest
-	15, // 30: hearth.Messenger.AddContact:input_type -> hearth.AddContactRequest
-	18, // 31: hearth.Messenger.Messages:input_type -> hearth.MessagesRequest
-	26, // 32: hearth.Messenger.React:input_type -> hearth.ReactRequest
-	27, // 33: hearth.Messenger.Unsend:input_type -> hearth.UnsendRequest
-	28, // 34: hearth.Messenger.SetTimer:input_type -> hearth.SetTimerRequest
-	29, // 35: hearth.Messenger.Requests:input_type -> hearth.RequestsRequest
-	30, // 36: hearth.Messenger.Accept:input_type -> hearth.WhoRequest
-	30, // 37: hearth.Messenger.Decline:input_type -> hearth.WhoRequest
-	30, // 38: hearth.Messenger.Block:input_type -> hearth.WhoRequest
-	30, // 39: hearth.Messenger.Unblock:input_type -> hearth.WhoRequest
-	32, // 40: hearth.Messenger.Typing:input_type -> hearth.TypingRequest
-	34, // 41: hearth.Messenger.Settings:input_type -> hearth.SettingsRequest
-	36, // 42: hearth.Messenger.Events:input_type -> hearth.EventsRequest
-	40, // 43: hearth.Messenger.Restore:input_type -> hearth.RestoreRequest
-	41, // 44: hearth.Messenger.ChangePIN:input_type -> hearth.ChangePINRequest
-	42, // 45: hearth.Messenger.Lock:input_type -> hearth.LockRequest
-	43, // 46: hearth.Messenger.Wipe:input_type -> hearth.WipeRequest
-	6,  // 47: hearth.Messenger.State:output_type -> hearth.MessengerState
-	6,  // 48: hearth.Messenger.Create:output_type -> hearth.MessengerState
-	6,  // 49: hearth.Messenger.Unlock:output_type -> hearth.MessengerState
-	10, // 50: hearth.Messenger.Phrase:output_type -> hearth.PhraseReply
-	12, // 51: hearth.Messenger.Send:output_type -> hearth.SendReply
-	14, // 52: hearth.Messenger.Contacts:output_type -> hearth.ContactsReply
-	16, // 53: hearth.Messenger.AddContact:output_type -> hearth.Contact
-	19, // 54: hearth.Messenger.Messages:output_type -> hearth.MessagesReply
-	20, // 55: hearth.Messenger.React:output_type -> hearth.Message
-	20, // 56: hearth.Messenger.Unsend:output_type -> hearth.Message
-	16, // 57: hearth.Messenger.SetTimer:output_type -> hearth.Contact
-	14, // 58: hearth.Messenger.Requests:output_type -> hearth.ContactsReply
-	16, // 59: hearth.Messenger.Accept:output_type -> hearth.Contact
-	31, // 60: hearth.Messenger.Decline:output_type -> hearth.DeclineReply
-	16, // 61: hearth.Messenger.Block:output_type -> hearth.Contact
-	16, // 62: hearth.Messenger.Unblock:output_type -> hearth.Contact
-	33, // 63: hearth.Messenger.Typing:output_type -> hearth.TypingReply
-	35, // 64: hearth.Messenger.Settings:output_type -> hearth.SettingsReply
-	37, // 65: hearth.Messenger.Events:output_type -> hearth.Event
-	6,  // 66: hearth.Messenger.Restore:output_type -> hearth.MessengerState
-	6,  // 67: hearth.Messenger.ChangePIN:output_type -> hearth.MessengerState
-	6,  // 68: hearth.Messenger.Lock:output_type -> hearth.MessengerState
-	44, // 69: hearth.Messenger.Wipe:output_type -> hearth.WipeReply
-	47, // [47:70] is the sub-list for method output_type
-	24, // [24:47] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	14, // 2: hearth.SendFileRequest.head:type_name -> hearth.FileHead
+	17, // 3: hearth.FetchFileReply.progress:type_name -> hearth.Transfer
+	21, // 4: hearth.ContactsReply.contacts:type_name -> hearth.Contact
+	22, // 5: hearth.Contact.timer:type_name -> hearth.Timer
+	1,  // 6: hearth.Timer.type:type_name -> hearth.Timer.Type
+	25, // 7: hearth.MessagesReply.messages:type_name -> hearth.Message
+	2,  // 8: hearth.Message.state:type_name -> hearth.Message.State
+	3,  // 9: hearth.Message.kind:type_name -> hearth.Message.Kind
+	26, // 10: hearth.Message.quote:type_name -> hearth.Quote
+	27, // 11: hearth.Message.reactions:type_name -> hearth.Reaction
+	28, // 12: hearth.Message.preview:type_name -> hearth.Preview
+	29, // 13: hearth.Message.attachments:type_name -> hearth.Attachment
+	22, // 14: hearth.Message.timer:type_name -> hearth.Timer
+	30, // 15: hearth.Message.invitation:type_name -> hearth.Invitation
+	22, // 16: hearth.SetTimerRequest.timer:type_name -> hearth.Timer
+	6,  // 17: hearth.Event.state:type_name -> hearth.MessengerState
+	25, // 18: hearth.Event.received:type_name -> hearth.Message
+	25, // 19: hearth.Event.sent:type_name -> hearth.Message
+	43, // 20: hearth.Event.updated:type_name -> hearth.Update
+	25, // 21: hearth.Event.request:type_name -> hearth.Message
+	25, // 22: hearth.Event.info:type_name -> hearth.Message
+	44, // 23: hearth.Event.typing:type_name -> hearth.TypingEvent
+	17, // 24: hearth.Event.transfer:type_name -> hearth.Transfer
+	4,  // 25: hearth.Update.change:type_name -> hearth.Update.Change
+	25, // 26: hearth.Update.message:type_name -> hearth.Message
+	5,  // 27: hearth.Messenger.State:input_type -> hearth.StateRequest
+	7,  // 28: hearth.Messenger.Create:input_type -> hearth.CreateRequest
+	8,  // 29: hearth.Messenger.Unlock:input_type -> hearth.UnlockRequest
+	9,  // 30: hearth.Messenger.Phrase:input_type -> hearth.PhraseRequest
+	11, // 31: hearth.Messenger.Send:input_type -> hearth.SendRequest
+	13, // 32: hearth.Messenger.SendFile:input_type -> hearth.SendFileRequest
+	15, // 33: hearth.Messenger.FetchFile:input_type -> hearth.FetchFileRequest
+	18, // 34: hearth.Messenger.Contacts:input_type -> hearth.ContactsRequest
+	20, // 35: hearth.Messenger.AddContact:input_type -> hearth.AddContactRequest
+	23, // 36: hearth.Messenger.Messages:input_type -> hearth.MessagesRequest
+	31, // 37: hearth.Messenger.React:input_type -> hearth.ReactRequest
+	32, // 38: hearth.Messenger.Unsend:input_type -> hearth.UnsendRequest
+	33, // 39: hearth.Messenger.SetTimer:input_type -> hearth.SetTimerRequest
+	34, // 40: hearth.Messenger.Requests:input_type -> hearth.RequestsRequest
+	35, // 41: hearth.Messenger.Accept:input_type -> hearth.WhoRequest
+	35, // 42: hearth.Messenger.Decline:input_type -> hearth.WhoRequest
+	35, // 43: hearth.Messenger.Block:input_type -> hearth.WhoRequest
+	35, // 44: hearth.Messenger.Unblock:input_type -> hearth.WhoRequest
+	37, // 45: hearth.Messenger.Typing:input_type -> hearth.TypingRequest
+	39, // 46: hearth.Messenger.Settings:input_type -> hearth.SettingsRequest
+	41, // 47: hearth.Messenger.Events:input_type -> hearth.EventsRequest
+	45, // 48: hearth.Messenger.Restore:input_type -> hearth.RestoreRequest
+	46, // 49: hearth.Messenger.ChangePIN:input_type -> hearth.ChangePINRequest
+	47, // 50: hearth.Messenger.Lock:input_type -> hearth.LockRequest
+	48, // 51: hearth.Messenger.Wipe:input_type -> hearth.WipeRequest
+	6,  // 52: hearth.Messenger.State:output_type -> hearth.MessengerState
+	6,  // 53: hearth.Messenger.Create:output_type -> hearth.MessengerState
+	6,  // 54: hearth.Messenger.Unlock:output_type -> hearth.MessengerState
+	10, // 55: hearth.Messenger.Phrase:output_type -> hearth.PhraseReply
+	12, // 56: hearth.Messenger.Send:output_type -> hearth.SendReply
+	12, // 57: hearth.Messenger.SendFile:output_type -> hearth.SendReply
+	16, // 58: hearth.Messenger.FetchFile:output_type -> hearth.FetchFileReply
+	19, // 59: hearth.Messenger.Contacts:output_type -> hearth.ContactsReply
+	21, // 60: hearth.Messenger.AddContact:output_type -> hearth.Contact
+	24, // 61: hearth.Messenger.Messages:output_type -> hearth.MessagesReply
+	25, // 62: hearth.Messenger.React:output_type -> hearth.Message
+	25, // 63: hearth.Messenger.Unsend:output_type -> hearth.Message
+	21, // 64: hearth.Messenger.SetTimer:output_type -> hearth.Contact
+	19, // 65: hearth.Messenger.Requests:output_type -> hearth.ContactsReply
+	21, // 66: hearth.Messenger.Accept:output_type -> hearth.Contact
+	36, // 67: hearth.Messenger.Decline:output_type -> hearth.DeclineReply
+	21, // 68: hearth.Messenger.Block:output_type -> hearth.Contact
+	21, // 69: hearth.Messenger.Unblock:output_type -> hearth.Contact
+	38, // 70: hearth.Messenger.Typing:output_type -> hearth.TypingReply
+	40, // 71: hearth.Messenger.Settings:output_type -> hearth.SettingsReply
+	42, // 72: hearth.Messenger.Events:output_type -> hearth.Event
+	6,  // 73: hearth.Messenger.Restore:output_type -> hearth.MessengerState
+	6,  // 74: hearth.Messenger.ChangePIN:output_type -> hearth.MessengerState
+	6,  // 75: hearth.Messenger.Lock:output_type -> hearth.MessengerState
+	49, // 76: hearth.Messenger.Wipe:output_type -> hearth.WipeReply
+	52, // [52:77] is the sub-list for method output_type
+	27, // [27:52] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_messenger_proto_init() }
@@ -3172,8 +3635,16 @@ func file_messenger_proto_init() {
 	if File_messenger_proto != nil {
 		return
 	}
-	file_messenger_proto_msgTypes[29].OneofWrappers = []any{}
-	file_messenger_proto_msgTypes[32].OneofWrappers = []any{
+	file_messenger_proto_msgTypes[8].OneofWrappers = []any{
+		(*SendFileRequest_Head)(nil),
+		(*SendFileRequest_Data)(nil),
+	}
+	file_messenger_proto_msgTypes[11].OneofWrappers = []any{
+		(*FetchFileReply_Progress)(nil),
+		(*FetchFileReply_Data)(nil),
+	}
+	file_messenger_proto_msgTypes[34].OneofWrappers = []any{}
+	file_messenger_proto_msgTypes[37].OneofWrappers = []any{
 		(*Event_State)(nil),
 		(*Event_Received)(nil),
 		(*Event_Sent)(nil),
@@ -3181,6 +3652,7 @@ func file_messenger_proto_init() {
 		(*Event_Request)(nil),
 		(*Event_Info)(nil),
 		(*Event_Typing)(nil),
+		(*Event_Transfer)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3188,7 +3660,7 @@ func file_messenger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_messenger_proto_rawDesc), len(file_messenger_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   40,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,8 @@ const (
 	Messenger_Unlock_FullMethodName     = "/hearth.Messenger/Unlock"
 	Messenger_Phrase_FullMethodName     = "/hearth.Messenger/Phrase"
 	Messenger_Send_FullMethodName       = "/hearth.Messenger/Send"
+	Messenger_SendFile_FullMethodName   = "/hearth.Messenger/SendFile"
+	Messenger_FetchFile_FullMethodName  = "/hearth.Messenger/FetchFile"
 	Messenger_Contacts_FullMethodName   = "/hearth.Messenger/Contacts"
 	Messenger_AddContact_FullMethodName = "/hearth.Messenger/AddContact"
 	Messenger_Messages_FullMethodName   = "/hearth.Messenger/Messages"
@@ -64,6 +66,18 @@ type MessengerClient interface {
 	// is stored in the recipient's swarm, or after a while with state WAITING:
 	// the outbox then goes on by itself, also after a restart.
 	Send(ctx context.Context, in *SendRequest, opts ...grpc.CallOption) (*SendReply, error)
+	// SendFile sends a file of at most 10,000,000 bytes. The first request has the
+	// head, the others have the bytes, in pieces of at most 1 MiB. It returns as
+	// Send does; the upload goes on by itself. JPEG and PNG pictures lose what they
+	// say about place, time and camera. INVALID_ARGUMENT for a picture that cannot
+	// be read, RESOURCE_EXHAUSTED when the file or all waiting files are too large.
+	SendFile(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[SendFileRequest, SendReply], error)
+	// FetchFile gives the bytes of a file that came with a message, after it was
+	// checked as a whole: progress first, as long as the network is asked, then
+	// the bytes. A download that breaks off begins anew. FAILED_PRECONDITION for
+	// the file of somebody who is not a contact, NOT_FOUND when nobody keeps it any
+	// more, DATA_LOSS when it is not what the sender described.
+	FetchFile(ctx context.Context, in *FetchFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchFileReply], error)
 	// Contacts lists everybody known, the latest conversation first.
 	Contacts(ctx context.Context, in *ContactsRequest, opts ...grpc.CallOption) (*ContactsReply, error)
 	// AddContact names a Session ID.
@@ -166,6 +180,38 @@ func (c *messengerClient) Send(ctx context.Context, in *SendRequest, opts ...grp
 	}
 	return out, nil
 }
+
+func (c *messengerClient) SendFile(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[SendFileRequest, SendReply], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Messenger_ServiceDesc.Streams[0], Messenger_SendFile_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SendFileRequest, SendReply]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Messenger_SendFileClient = grpc.ClientStreamingClient[SendFileRequest, SendReply]
+
+func (c *messengerClient) FetchFile(ctx context.Context, in *FetchFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchFileReply], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Messenger_ServiceDesc.Streams[1], Messenger_FetchFile_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FetchFileRequest, FetchFileReply]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Messenger_FetchFileClient = grpc.ServerStreamingClient[FetchFileReply]
 
 func (c *messengerClient) Contacts(ctx context.Context, in *ContactsRequest, opts ...grpc.CallOption) (*ContactsReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -299,7 +345,7 @@ func (c *messengerClient) Settings(ctx context.Context, in *SettingsRequest, opt
 
 func (c *messengerClient) Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Messenger_ServiceDesc.Streams[0], Messenger_Events_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Messenger_ServiceDesc.Streams[2], Messenger_Events_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -376,6 +422,18 @@ type MessengerServer interface {
 	// is stored in the recipient's swarm, or after a while with state WAITING:
 	// the outbox then goes on by itself, also after a restart.
 	Send(context.Context, *SendRequest) (*SendReply, error)
+	// SendFile sends a file of at most 10,000,000 bytes. The first request has the
+	// head, the others have the bytes, in pieces of at most 1 MiB. It returns as
+	// Send does; the upload goes on by itself. JPEG and PNG pictures lose what they
+	// say about place, time and camera. INVALID_ARGUMENT for a picture that cannot
+	// be read, RESOURCE_EXHAUSTED when the file or all waiting files are too large.
+	SendFile(grpc.ClientStreamingServer[SendFileRequest, SendReply]) error
+	// FetchFile gives the bytes of a file that came with a message, after it was
+	// checked as a whole: progress first, as long as the network is asked, then
+	// the bytes. A download that breaks off begins anew. FAILED_PRECONDITION for
+	// the file of somebody who is not a contact, NOT_FOUND when nobody keeps it any
+	// more, DATA_LOSS when it is not what the sender described.
+	FetchFile(*FetchFileRequest, grpc.ServerStreamingServer[FetchFileReply]) error
 	// Contacts lists everybody known, the latest conversation first.
 	Contacts(context.Context, *ContactsRequest) (*ContactsReply, error)
 	// AddContact names a Session ID.
@@ -443,6 +501,12 @@ func (UnimplementedMessengerServer) Phrase(context.Context, *PhraseRequest) (*Ph
 }
 func (UnimplementedMessengerServer) Send(context.Context, *SendRequest) (*SendReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Send not implemented")
+}
+func (UnimplementedMessengerServer) SendFile(grpc.ClientStreamingServer[SendFileRequest, SendReply]) error {
+	return status.Error(codes.Unimplemented, "method SendFile not implemented")
+}
+func (UnimplementedMessengerServer) FetchFile(*FetchFileRequest, grpc.ServerStreamingServer[FetchFileReply]) error {
+	return status.Error(codes.Unimplemented, "method FetchFile not implemented")
 }
 func (UnimplementedMessengerServer) Contacts(context.Context, *ContactsRequest) (*ContactsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Contacts not implemented")
@@ -608,6 +672,24 @@ func _Messenger_Send_Handler(srv interface{}, ctx context.Context, dec func(inte
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _Messenger_SendFile_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(MessengerServer).SendFile(&grpc.GenericServerStream[SendFileRequest, SendReply]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Messenger_SendFileServer = grpc.ClientStreamingServer[SendFileRequest, SendReply]
+
+func _Messenger_FetchFile_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FetchFileRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(MessengerServer).FetchFile(m, &grpc.GenericServerStream[FetchFileRequest, FetchFileReply]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Messenger_FetchFileServer = grpc.ServerStreamingServer[FetchFileReply]
 
 func _Messenger_Contacts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ContactsRequest)
@@ -1023,6 +1105,16 @@ var Messenger_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "SendFile",
+			Handler:       _Messenger_SendFile_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "FetchFile",
+			Handler:       _Messenger_FetchFile_Handler,
+			ServerStreams: true,
+		},
 		{
 			StreamName:    "Events",
 			Handler:       _Messenger_Events_Handler,

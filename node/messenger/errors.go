@@ -57,6 +57,19 @@ var (
 	ErrTimer     = &Error{codes.InvalidArgument, "messages disappear after 10 seconds to 14 days, notes to yourself only after sending"}
 	ErrFull      = &Error{codes.ResourceExhausted, "too many messages wait to be sent"}
 
+	ErrFileHead  = &Error{codes.InvalidArgument, "the file does not come as it should"}
+	ErrFileSize  = &Error{codes.ResourceExhausted, "a file has at most 10,000,000 bytes"}
+	ErrFileEmpty = &Error{codes.InvalidArgument, "the file is empty"}
+	ErrPicture   = &Error{codes.InvalidArgument, "what the picture tells about its making cannot be taken out"}
+	ErrNoRoom    = &Error{codes.ResourceExhausted, "too many files wait to be sent"}
+	ErrNoFile    = &Error{codes.NotFound, "the message has no such file"}
+	ErrStranger  = &Error{codes.FailedPrecondition, "files of strangers are not fetched: accept them first"}
+	ErrFileURL   = &Error{codes.FailedPrecondition, "the file is on no server that is known"}
+	ErrFileGone  = &Error{codes.NotFound, "nobody keeps the file any more"}
+	ErrForged    = &Error{codes.DataLoss, "the file is not what its sender described"}
+	ErrNoPreview = &Error{codes.FailedPrecondition, "the file is no picture that can be shown"}
+	ErrFetch     = &Error{codes.Aborted, "the network did not give the file"}
+
 	ErrNetwork = &Error{codes.Aborted, "the network did not take the message"}
 	ErrDisk    = &Error{codes.Internal, "the database does not work"}
 	ErrSlow    = &Error{codes.ResourceExhausted, "events were not read fast enough: subscribe again"}
@@ -76,6 +89,8 @@ func forCaller(as *Error, err error) error {
 		return ErrNoMessage
 	case errors.Is(err, archive.ErrFull):
 		return ErrFull
+	case errors.Is(err, archive.ErrNoRoom):
+		return ErrNoRoom
 	}
 	if _, ok := errors.AsType[*Error](err); ok {
 		return err

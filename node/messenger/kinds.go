@@ -109,7 +109,11 @@ func (m *Messenger) Unsend(ctx context.Context, req *api.UnsendRequest) (*api.Me
 	if err != nil {
 		return nil, forCaller(ErrNobody, err)
 	}
+	waiting := msg.State == archive.StateWaiting
 	msg, result, err := s.archive.Unsend(msg.Ref(), p)
+	if err == nil && waiting {
+		s.outbox.again() // whoever waits for its delivery hears at once
+	}
 	return s.done(msg, result, err)
 }
 

@@ -18,7 +18,9 @@
 // (package path). A message is shown as stored when a member of that swarm has
 // signed for it. Besides texts there are answers, reactions, unsend requests,
 // read receipts, word of typing, and messages that disappear: see kinds.go for
-// those that go out and read.go for those that come in. What others sent is
+// those that go out and read.go for those that come in. Files lie encrypted on
+// nodes of the network; a message brings their address and key, and they are
+// fetched when somebody asks for them: see files.go. What others sent is
 // fetched from the account's own swarm every few seconds, opened, written to the
 // database, and only then shown. The only addresses that are
 // ever dialled are those of the seeds and of the two guards.
@@ -111,6 +113,8 @@ type Messenger struct {
 	events hub
 	calls  chan struct{} // one token for each request under way
 
+	staging chan struct{} // the token of the file that is taken in
+
 	opening sync.Mutex // one PIN at a time
 
 	mu         sync.Mutex
@@ -160,6 +164,8 @@ func New(cfg Config) (*Messenger, error) {
 		log:    cfg.Log,
 		calls:  make(chan struct{}, maxCalls),
 		turned: make(chan struct{}),
+
+		staging: make(chan struct{}, 1),
 	}
 	if cfg.Account != nil {
 		if err := m.open(cfg.Account, false); err != nil {

@@ -2,6 +2,7 @@ package messenger
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -52,8 +53,9 @@ type outbox struct {
 	lanes   map[account.ID]*lane
 	waiters map[uint64]chan outcome // by parcel
 	tracked map[uint64]bool         // parcels that are messages
-	kick    chan struct{}           // closed when it is worth to try again at once
-	tries   chan struct{}           // one token for each try under way
+	uploads map[uint64]archive.Attachment
+	kick    chan struct{} // closed when it is worth to try again at once
+	tries   chan struct{} // one token for each try under way
 }
 
 // lane is what waits for one recipient.
@@ -82,6 +84,7 @@ func newOutbox() *outbox {
 		lanes:   make(map[account.ID]*lane),
 		waiters: make(map[uint64]chan outcome),
 		tracked: make(map[uint64]bool),
+		uploads: make(map[uint64]archive.Attachment),
 		kick:    make(chan struct{}),
 		tries:   make(chan struct{}, maxTries),
 	}
@@ -123,6 +126,10 @@ func (s *session) schedule(parcels []archive.Parcel, uncertain bool) {
 		if p.Kind != archive.ParcelStore {
 			to = account.ID{}
 		}
+		if p.Upload != nil {
+			to = uploadLane(p.ID)
+			o.uploads[p.ID] = *p.Upload
+		}
 		l := o.lanes[to]
 		if l == nil {
 			l = &lane{}
@@ -143,6 +150,30 @@ func (s *session) schedule(parcels []archive.Parcel, uncertain bool) {
 			o.tasks.Go(func() { s.work(ctx, to, l) })
 		}
 	}
+}
+
+// uploadLane is where a parcel waits for its file to be uploaded, so that nothing
+// else waits for that. No account has such an ID.
+func uploadLane(parcel uint64) (lane account.ID) {
+	lane[0] = 0xff
+	binary.BigEndian.PutUint64(lane[1:], parcel)
+	return lane
+}
+
+func isUpload(lane account.ID) bool { return lane[0] == 0xff }
+
+// uploaded ends the lane of an upload, and gives the file that was it.
+func (o *outbox) uploaded(l *lane, id uint64) (archive.Attachment, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	l.parcels = l.parcels[1:]
+	return o.takeUpload(id)
+}
+
+func (o *outbox) takeUpload(id uint64) (archive.Attachment, bool) {
+	f, ok := o.uploads[id]
+	delete(o.uploads, id)
+	return f, ok
 }
 
 // await gives what becomes of a parcel, once.
@@ -194,8 +225,13 @@ func (o *outbox) head(to account.ID, l *lane) (waiting, bool) {
 }
 
 // pop ends with the first parcel of a lane and tells who waits for it.
-func (o *outbox) pop(l *lane, id uint64, what outcome) {
+func (s *session) pop(l *lane, id uint64, what outcome) {
+	o := s.outbox
 	o.mu.Lock()
+	f, ok := o.takeUpload(id)
+	if ok {
+		defer s.archive.ReleaseFile(f) // after the lock is given back
+	}
 	defer o.mu.Unlock()
 	l.parcels = l.parcels[1:]
 	delete(o.tracked, id)
@@ -227,7 +263,19 @@ func (s *session) work(ctx context.Context, to account.ID, l *lane) {
 			return
 		}
 		kicked := s.outbox.kicked()
-		what, err := s.try(ctx, w)
+		what, err := outcome{}, error(nil)
+		if isUpload(to) {
+			var recipient account.ID
+			if recipient, err = s.upload(ctx, w.id); err == nil {
+				if f, ok := s.outbox.uploaded(l, w.id); ok {
+					s.archive.ReleaseFile(f)
+				}
+				s.schedule([]archive.Parcel{{ID: w.id, Kind: archive.ParcelStore, To: recipient, Track: true}}, false)
+				continue
+			}
+		} else {
+			what, err = s.try(ctx, w)
+		}
 		reason := ""
 		switch {
 		case ctx.Err() != nil:
@@ -237,15 +285,17 @@ func (s *session) work(ctx context.Context, to account.ID, l *lane) {
 				s.outbox.again() // the others may have better luck, too
 			}
 			pause = retryFirst
-			s.outbox.pop(l, w.id, what)
+			s.pop(l, w.id, what)
 			s.m.publishState()
 			continue
 		case errors.Is(err, errCancelled):
-			s.outbox.pop(l, w.id, outcome{failure: errCancelled.Error()})
+			s.pop(l, w.id, outcome{failure: errCancelled.Error()})
 			s.m.publishState()
 			continue
 		case errors.Is(err, errLate):
 			reason = reasonLate
+		case errors.Is(err, errNoFile):
+			reason = reasonNoFile
 		case errors.Is(err, errSeal):
 			reason = reasonSeal
 		case errors.Is(err, path.ErrRequest), errors.Is(err, path.ErrRefused):
@@ -260,7 +310,7 @@ func (s *session) work(ctx context.Context, to account.ID, l *lane) {
 		if reason != "" {
 			result, err := s.archive.Failed(w.id, reason)
 			if err == nil {
-				s.outbox.pop(l, w.id, outcome{failure: reason})
+				s.pop(l, w.id, outcome{failure: reason})
 				s.publish(result)
 				continue
 			}

@@ -70,6 +70,10 @@ func (s *session) pollPause(failed int) time.Duration {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.listening {
+		s.slowed++
+		return max(interval, min(interval<<min(s.slowed, 10), listenSlowest))
+	}
 	if !s.active.IsZero() && s.m.cfg.Now().Sub(s.active) < pollStirred {
 		return min(pollFast, interval)
 	}
@@ -80,6 +84,9 @@ func (s *session) polled(err error) {
 	s.mu.Lock()
 	switch {
 	case err == nil:
+		if s.lastPoll.IsZero() {
+			close(s.polledOnce)
+		}
 		s.lastPoll, s.pollTrouble = s.clock.Now(), ""
 	case errors.Is(err, path.ErrTooFewNodes):
 		s.pollTrouble = "too few service nodes"

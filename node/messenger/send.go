@@ -45,13 +45,9 @@ func (m *Messenger) Send(ctx context.Context, req *api.SendRequest) (*api.SendRe
 	if err != nil {
 		return nil, err
 	}
-	var quote *archive.Quote
-	if n := req.GetReplyTo(); n != 0 {
-		quoted, err := s.archive.Message(archive.Ref{With: to, Number: n})
-		if err != nil {
-			return nil, forCaller(ErrDisk, err)
-		}
-		quote = &archive.Quote{Outgoing: quoted.Outgoing, Timestamp: quoted.Timestamp}
+	quote, err := s.quoted(to, req.GetReplyTo())
+	if err != nil {
+		return nil, err
 	}
 	patience := sendPatience
 	select {
@@ -63,22 +59,44 @@ func (m *Messenger) Send(ctx context.Context, req *api.SendRequest) (*api.SendRe
 	return s.send(ctx, to, req.GetText(), quote, patience)
 }
 
+// quoted finds the message that another one answers; number is 0 for none.
+func (s *session) quoted(with account.ID, number uint64) (*archive.Quote, error) {
+	if number == 0 {
+		return nil, nil
+	}
+	m, err := s.archive.Message(archive.Ref{With: with, Number: number})
+	if err != nil {
+		return nil, forCaller(ErrDisk, err)
+	}
+	return &archive.Quote{Outgoing: m.Outgoing, Timestamp: m.Timestamp}, nil
+}
+
+func (s *session) setQuote(content *sessionpb.Content, with account.ID, quote *archive.Quote) {
+	if quote == nil {
+		return
+	}
+	author := with
+	if quote.Outgoing {
+		author = s.own.ID()
+	}
+	content.DataMessage.Quote = &sessionpb.DataMessage_Quote{Id: proto.Uint64(uint64(quote.Timestamp)), Author: proto.String(author.String())}
+}
+
 func (s *session) send(ctx context.Context, to account.ID, text string, quote *archive.Quote, patience time.Duration) (*api.SendReply, error) {
 	msg, result, err := s.write(to, func(ms int64, c archive.Contact) (archive.Message, *sessionpb.Content) {
 		content := wire.Text(text, uint64(ms))
 		setTimer(content, c.Timer)
-		if quote != nil {
-			author := to
-			if quote.Outgoing {
-				author = s.own.ID()
-			}
-			content.DataMessage.Quote = &sessionpb.DataMessage_Quote{Id: proto.Uint64(uint64(quote.Timestamp)), Author: proto.String(author.String())}
-		}
+		s.setQuote(content, to, quote)
 		return archive.Message{Text: text, Quote: quote, Timer: c.Timer}, content
 	})
 	if err != nil {
 		return nil, err
 	}
+	return s.deliver(ctx, msg, result, patience)
+}
+
+// deliver hands what was written down to the outbox, and waits a while for it.
+func (s *session) deliver(ctx context.Context, msg archive.Message, result archive.Result, patience time.Duration) (*api.SendReply, error) {
 	var wait <-chan outcome
 	var parcel uint64
 	for _, p := range result.Parcels {
@@ -131,6 +149,9 @@ func (s *session) write(to account.ID, make func(ms int64, c archive.Contact) (a
 			return msg, archive.Result{}, forCaller(ErrNobody, err)
 		}
 		p.Track = true
+		if len(msg.Attachments) > 0 {
+			p.Upload = &msg.Attachments[0]
+		}
 		if msg.Kind == archive.KindText && msg.Timer.Type == archive.TimerAfterSend {
 			p.TTL = int64(msg.Timer.Seconds) * 1000
 			p.Until = msg.Timestamp + p.TTL

@@ -30,10 +30,14 @@ type session struct {
 	outbox   *outbox
 	leftover uint64 // newest parcel of an earlier start
 
+	transfers chan struct{} // the token of the file that is on its way
+
 	life context.Context // ends when the messenger stops
 	stop context.CancelFunc
 
 	asked bool // every member of the own swarm has answered once; for keepPolling
+
+	polledOnce chan struct{} // closed when the own swarm has first answered
 
 	ready chan struct{} // closed when the pool first has nodes
 	wake  chan struct{} // asks for a poll at once
@@ -47,6 +51,8 @@ type session struct {
 	settings    archive.Settings
 	reacted     []time.Time                // own reactions of the last minute
 	typists     map[account.ID]*time.Timer // who is writing, and when that is over
+	listening   bool                       // a member tells of messages, see listen.go
+	slowed      int                        // pauses of polling since then
 	lastPoll    time.Time                  // network time
 	active      time.Time                  // of the last message, by this machine's clock
 	lastStamp   int64                      // of the last message that was sent
@@ -63,12 +69,17 @@ func (m *Messenger) open(a *account.Account, wipe bool) error {
 		m: m, log: m.log, own: a, wipe: wipe,
 		clock: mailbox.NewClock(cfg.Now),
 		ready: make(chan struct{}),
+
+		polledOnce: make(chan struct{}),
+
 		wake:  make(chan struct{}, 1),
 		renew: make(chan struct{}, 1),
 
 		expiry:  make(chan struct{}, 1),
 		outbox:  newOutbox(),
 		typists: make(map[account.ID]*time.Timer),
+
+		transfers: make(chan struct{}, 1),
 	}
 	secret := a.Keys().Seed()
 	var err error
@@ -153,6 +164,7 @@ func (s *session) run(ctx context.Context) {
 		defer s.log.Info("polling ended")
 		s.keepPolling(ctx)
 	})
+	wait.Go(func() { s.keepListening(ctx) })
 	wait.Go(func() {
 		s.log.Info("emptying the outbox")
 		defer s.log.Info("outbox left alone")
@@ -219,12 +231,16 @@ func (s *session) stampedBlind(ms int64) bool {
 	return s.blind[ms]
 }
 
-// stirred remembers that somebody is talking, which makes polling quick.
+// stirred remembers that somebody is talking, which makes polling quick unless a
+// member tells of messages anyway.
 func (s *session) stirred() {
 	s.mu.Lock()
 	s.active = s.m.cfg.Now()
+	told := s.listening
 	s.mu.Unlock()
-	nudge(s.wake)
+	if !told {
+		nudge(s.wake)
+	}
 }
 
 func nudge(c chan struct{}) {

@@ -72,7 +72,7 @@ func (s *session) apiMessage(msg archive.Message) *api.Message {
 	}
 	for _, a := range msg.Attachments {
 		m.Attachments = append(m.Attachments, &api.Attachment{Name: a.Name, Type: a.Type, Size: uint64(a.Size), Voice: a.Voice,
-			Width: a.Width, Height: a.Height, Caption: a.Caption})
+			Width: a.Width, Height: a.Height, Caption: a.Caption, Kept: s.archive.HasFile(a)})
 	}
 	switch {
 	case msg.Kind != archive.KindText:

@@ -14,6 +14,7 @@ import (
 type Limits struct {
 	Body        int64         // bytes of a client's request: 10 MiB
 	Jobs        int64         // requests worked on at a time, for clients and for nodes each: 1000
+	Waiting     int64         // besides these, requests of clients that wait for another node or for a message: 1000; of nodes three times as many, a path being three nodes long
 	Memory      int64         // bytes of requests and answers held, for clients and for nodes each: 64 MiB
 	Connections int64         // open connections of clients: 2000
 	Address     int64         // of these, from one address: an eighth of them, but at least 8
@@ -24,6 +25,7 @@ type Limits struct {
 	Idle        time.Duration // between two requests of one connection: 10 s
 	Write       time.Duration // for the answer to leave: 30 s
 	Hop         time.Duration // for the next node to answer: 30 s
+	Patience    time.Duration // until a job that waits for the next node counts as waiting: 2 s
 }
 
 const (
@@ -46,6 +48,8 @@ func LimitsFor(memory int64) Limits {
 		Memory:      clamp(memory/2, leastMemory, all.Memory),
 		Connections: clamp(memory/4/connectionCost, leastClients, all.Connections),
 		Jobs:        clamp(memory/2/connectionCost, leastClients, all.Jobs),
+		// Each has a connection, and half of those are for the others.
+		Waiting: clamp(memory/8/connectionCost, leastClients/2, all.Waiting),
 	}.withDefaults()
 }
 
@@ -62,6 +66,7 @@ func (l Limits) withDefaults() Limits {
 	}
 	set(&l.Body, onion.MaxRequest)
 	set(&l.Jobs, 1000)
+	set(&l.Waiting, 1000)
 	set(&l.Memory, 64<<20)
 	set(&l.Connections, 2000)
 	set(&l.Address, max(l.Connections/8, 8))
@@ -74,6 +79,7 @@ func (l Limits) withDefaults() Limits {
 	setTime(&l.Idle, 10*time.Second)
 	setTime(&l.Write, 30*time.Second)
 	setTime(&l.Hop, 30*time.Second)
+	setTime(&l.Patience, 2*time.Second)
 	return l
 }
 

@@ -165,9 +165,9 @@ func TestLimitsFitTheMachine(t *testing.T) {
 		memory int64
 		want   Limits
 	}{
-		{1 << 20, Limits{Memory: 32 << 20, Connections: 64, Jobs: 64, Address: 8}},
-		{64 << 20, Limits{Memory: 32 << 20, Connections: 256, Jobs: 512, Address: 32}},
-		{96 << 20, Limits{Memory: 48 << 20, Connections: 384, Jobs: 768, Address: 48}},
+		{1 << 20, Limits{Memory: 32 << 20, Connections: 64, Jobs: 64, Waiting: 32, Address: 8}},
+		{64 << 20, Limits{Memory: 32 << 20, Connections: 256, Jobs: 512, Waiting: 128, Address: 32}},
+		{96 << 20, Limits{Memory: 48 << 20, Connections: 384, Jobs: 768, Waiting: 192, Address: 48}},
 		{1 << 40, Limits{}},
 	} {
 		if got, want := LimitsFor(tt.memory), tt.want.withDefaults(); got != want {

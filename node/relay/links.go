@@ -319,11 +319,12 @@ func (s *Server) serveLink(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNotFound)
 		return
 	}
-	if !s.linkJobs.TryAcquire(1) {
+	place := takeSlot(s.linkJobs, s.linkWaits)
+	if place == nil {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}
-	defer s.linkJobs.Release(1)
+	defer place.release()
 	held := s.linkMemory.share()
 	defer held.release()
 
@@ -344,7 +345,7 @@ func (s *Server) serveLink(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
-	ctx, cancel := s.work(held)
+	ctx, cancel := s.work(held, place)
 	defer cancel()
 	var answer [][]byte
 	switch command {

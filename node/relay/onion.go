@@ -8,8 +8,10 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"time"
 
 	"hearth/node/onion"
+	"hearth/node/rpc"
 )
 
 // Texts of a relaying node, byte for byte: clients act on some of them.
@@ -69,7 +71,7 @@ func (s *Server) layer(ctx context.Context, layer onion.Layer) answer {
 		if len(s.cfg.Ready()) > 0 {
 			return s.seal(ctx, layer, http.StatusServiceUnavailable, textNotReady, inner.JSON, inner.Base64)
 		}
-		resp := s.cfg.Storage.Handle(ctx, inner.Body)
+		resp := s.cfg.Storage.Handle(rpc.WithOnion(ctx, slotOf(ctx).park), inner.Body)
 		return s.seal(ctx, layer, resp.Status, resp.Body, inner.JSON, inner.Base64)
 	case *onion.Node:
 		return s.passOn(ctx, inner)
@@ -122,9 +124,26 @@ func (s *Server) passOn(ctx context.Context, next *onion.Node) answer {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.lim.Hop)
 	defer cancel()
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	slow := time.AfterFunc(s.lim.Patience, func() {
+		if !slotOf(ctx).park() {
+			giveUp(errBusy)
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-s.stop.Done():
+			giveUp(errLeaving)
+		}
+	})
+	defer slow.Stop()
 	parts, err := s.cfg.Peers.Request(ctx, to, CommandOnion, [][]byte{dict})
 	switch {
-	case errors.Is(err, errBusy):
+	case err != nil && context.Cause(ctx) == errLeaving:
+		own := s.cfg.Keys.Ed25519()
+		return text(http.StatusServiceUnavailable, textNotReady+": "+hex.EncodeToString(own[:]))
+	case errors.Is(err, errBusy), err != nil && context.Cause(ctx) == errBusy:
 		return busy
 	case err != nil:
 		s.cfg.Log.Debug("onion not passed on", "error", err)

@@ -81,6 +81,7 @@ type Server struct {
 	tls    *tls.Config
 
 	jobs, linkJobs     *semaphore.Weighted
+	waits, linkWaits   *semaphore.Weighted // jobs that only wait, see slot
 	memory, linkMemory *memory
 	strangers          *crowd
 	onions             atomic.Uint64
@@ -90,6 +91,8 @@ type Server struct {
 
 	base   context.Context // ends when the server is closed
 	cancel context.CancelFunc
+	stop   context.Context // ends when the server begins to shut down
+	leave  context.CancelFunc
 	wg     sync.WaitGroup // accept loops, handshakes, the two HTTP servers
 
 	mu        sync.Mutex
@@ -116,6 +119,8 @@ func New(cfg Config) (*Server, error) {
 		limits:      newRateLimiter(cfg.Now),
 		jobs:        semaphore.NewWeighted(lim.Jobs),
 		linkJobs:    semaphore.NewWeighted(lim.Jobs),
+		waits:       semaphore.NewWeighted(lim.Waiting),
+		linkWaits:   semaphore.NewWeighted(pathWaits * lim.Waiting),
 		memory:      newMemory(lim.Memory),
 		linkMemory:  newMemory(lim.Memory),
 		strangers:   newCrowd(lim.Connections, lim.Address),
@@ -127,6 +132,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.exit = newExit(cfg.Exit, s.name)
 	s.base, s.cancel = context.WithCancel(context.Background())
+	s.stop, s.leave = context.WithCancel(s.base)
 
 	linkTLS := &tls.Config{
 		MinVersion:             tls.VersionTLS13,
@@ -169,7 +175,7 @@ func New(cfg Config) (*Server, error) {
 	s.nodes = &http.Server{
 		Handler:           s.guarded(s.serveLink),
 		Protocols:         http2Only(),
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: int(lim.Jobs), SendPingTimeout: 30 * time.Second},
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: int(lim.Jobs + pathWaits*lim.Waiting), SendPingTimeout: 30 * time.Second},
 		ReadHeaderTimeout: lim.Header,
 		ReadTimeout:       lim.Hop,
 		WriteTimeout:      lim.Hop + lim.Write,
@@ -181,6 +187,10 @@ func New(cfg Config) (*Server, error) {
 	s.wg.Go(func() { s.nodes.Serve(s.linkers) })
 	return s, nil
 }
+
+// pathWaits is how many requests of nodes wait for one that waits at its entry: at
+// the middle, the exit and the destination.
+const pathWaits = 3
 
 // Onions returns the number of onion layers handled since the start.
 func (s *Server) Onions() uint64 { return s.onions.Load() }
@@ -303,6 +313,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		c.Close()
 	}
 	s.mu.Unlock()
+	s.leave()
 
 	var both sync.WaitGroup
 	for _, h := range []*http.Server{s.clients, s.nodes} {
@@ -325,8 +336,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // work returns the context of a job. It does not end when the one who asked
 // hangs up: a request that is half done in a swarm is finished, and the far end
 // of a path does not learn when the near end closed its connection.
-func (s *Server) work(held *share) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithValue(s.base, shareKey{}, held), s.lim.Hop)
+func (s *Server) work(held *share, place *slot) (context.Context, context.CancelFunc) {
+	ctx := context.WithValue(context.WithValue(s.base, shareKey{}, held), slotKey{}, place)
+	return context.WithTimeout(ctx, s.lim.Hop)
 }
 
 // shareKey finds the memory share of the job that a context belongs to, so that
@@ -423,15 +435,16 @@ func (s *Server) serveJob(w http.ResponseWriter, r *http.Request, do func(ctx co
 		// Too slow, or gone. The storage server closes without a word.
 		panic(http.ErrAbortHandler)
 	}
-	if !s.jobs.TryAcquire(1) {
+	place := takeSlot(s.jobs, s.waits)
+	if place == nil {
 		s.reply(w, busy)
 		return
 	}
 	s.reply(w, func() answer {
 		// The slot is free before the answer goes out: a client that reads
 		// slowly does not hold it.
-		defer s.jobs.Release(1)
-		ctx, cancel := s.work(held)
+		defer place.release()
+		ctx, cancel := s.work(held, place)
 		defer cancel()
 		return do(ctx, body)
 	}())

@@ -29,6 +29,7 @@ import (
 
 	"hearth/node/bt"
 	"hearth/node/keys"
+	"hearth/node/push"
 	"hearth/node/storage"
 	"hearth/node/swarm"
 )
@@ -46,6 +47,10 @@ type Config struct {
 	Forward func(ctx context.Context, to swarm.Node, method string, body []byte) (parts [][]byte, err error)
 
 	Now func() time.Time
+
+	// Push is where requests wait for messages; whoever makes the service has the
+	// database tell it of new ones. Without it there is no method "monitor".
+	Push *push.Hub
 
 	Version  [3]int // of the storage server that this one equals; {2, 8, 0} if zero
 	HardFork [2]int // of the network: major, revision; {19, 4} if zero
@@ -176,7 +181,8 @@ func init() { // because batch looks into the table that it is in
 }
 
 // Handle answers a client's request, a JSON object with the keys method and
-// params. It returns when every member of the swarm has answered or 5 s are over.
+// params. It returns when every member of the swarm has answered or 5 s are over;
+// a "monitor" may take up to [MaxMonitorWait].
 func (s *Service) Handle(ctx context.Context, body []byte) Response {
 	s.requests.Add(1)
 	body, ok := checkJSON(body)
@@ -191,6 +197,9 @@ func (s *Service) Handle(ctx context.Context, body []byte) Response {
 	p, ok := jsonParams(top["params"])
 	if !ok {
 		return Response{statusBad, "invalid json: no `params` field"}
+	}
+	if park := parkOf(ctx); method == "monitor" && park != nil && s.cfg.Push != nil {
+		return s.monitor(ctx, top["params"], park)
 	}
 	e, ok := endpoints[method]
 	if !ok {

@@ -31,6 +31,7 @@ import (
 	"hearth/node/api"
 	"hearth/node/files"
 	"hearth/node/keys"
+	"hearth/node/push"
 	"hearth/node/relay"
 	"hearth/node/replica"
 	"hearth/node/rpc"
@@ -87,6 +88,7 @@ type Node struct {
 	db        *storage.DB
 	links     *relay.Links
 	storage   *rpc.Service
+	push      *push.Hub
 	files     *files.Service
 	replica   *replica.Replica
 	server    *relay.Server
@@ -166,7 +168,10 @@ func (n *Node) open() (err error) {
 	if n.links, err = relay.NewLinks(cfg.Keys, cfg.Dial, cfg.Now); err != nil {
 		return err
 	}
+	n.push = push.New(push.Limits{Node: int(cfg.Limits.Waiting)})
+	n.db.Watch(n.push.Stored)
 	n.storage = rpc.NewService(rpc.Config{
+		Push:    n.push,
 		Keys:    cfg.Keys,
 		DB:      n.db,
 		List:    n.List,
@@ -254,6 +259,9 @@ func (n *Node) NotReady() []string {
 	return nil
 }
 
+// Waiting is the number of requests that wait for a message at this node.
+func (n *Node) Waiting() int { return n.push.Waiting() }
+
 // Run serves until ctx ends, lets requests under way finish, and closes
 // everything. It returns nil when it was stopped.
 func (n *Node) Run(ctx context.Context) error {
@@ -281,6 +289,7 @@ func (n *Node) Run(ctx context.Context) error {
 	case err = <-n.damaged:
 	}
 	n.closing.Store(true)
+	n.push.Close() // who waits for a message would keep the server from stopping
 	end, cancel := context.WithTimeout(background, drain)
 	if e := n.server.Shutdown(end); e != nil {
 		n.log.Warn("requests cut off at the end", "error", e)

@@ -162,7 +162,9 @@ func (db *DB) Merge(changes []Change, messages []Message, alone func(namespace i
 		case i < len(changes):
 			db.observeStamp(changes[i].Stamp)
 		default:
-			db.observeStamp(messages[i-len(changes)].Stamp)
+			m := &messages[i-len(changes)]
+			db.observeStamp(m.Stamp)
+			db.tell(m.Owner, m.Namespace)
 		}
 	}
 	return outcomes, nil

@@ -12,7 +12,9 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
 	bolterrors "go.etcd.io/bbolt/errors"
+	"hearth/node/account"
 )
 
 // DB is an open message database. Its methods may be used by several goroutines
@@ -26,6 +28,8 @@ type DB struct {
 
 	committing sync.Mutex
 	sums       atomic.Pointer[sums] // nil until Track
+
+	watcher atomic.Pointer[func(owner account.ID, namespace int16)] // see Watch
 
 	mu      sync.Mutex
 	waiting []*write // in order of arrival

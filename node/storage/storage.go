@@ -173,6 +173,9 @@ func (db *DB) store(m Message, alone *Change) (already bool, expiry int64, err e
 	}
 	if err == nil {
 		db.observeStamp(stamp)
+		if !already {
+			db.tell(m.Owner, m.Namespace)
+		}
 	}
 	return already, expiry, wrap("storing message", err)
 }

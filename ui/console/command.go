@@ -16,7 +16,7 @@ type command struct {
 	more      []string // further lines of "help command"
 	secret    bool     // the line may hold a PIN
 	slow      bool     // goes over the network
-	leaves    bool     // only where the user may leave
+	leaves    bool     // only where the user may leave, that is on a machine with files of theirs
 	service   string   // node or device: only where there is one
 	run       func(c *Console, ctx context.Context, rest string) error
 }
@@ -134,7 +134,7 @@ func (c *Console) unknown(word string) {
 func (c *Console) nearest(word string) string {
 	best, bestDistance := "", 3
 	for _, cmd := range order {
-		if cmd.leaves || !c.offers(cmd) {
+		if cmd.name == "exit" || !c.offers(cmd) {
 			continue
 		}
 		d := distance(word, cmd.name)

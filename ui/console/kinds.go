@@ -21,6 +21,11 @@ func messageCommands() []*command {
 			more: []string{numbered}},
 		{name: "react", arguments: "NAME N EMOJI", summary: "puts an emoji on a message", run: (*Console).react,
 			more: []string{numbered + " With the word off behind it the emoji is taken away: react Bob 3 👍 off", "20 reactions a minute are allowed."}},
+		{name: "sendfile", arguments: "NAME PATH", summary: "sends a file of this machine", slow: true, leaves: true, run: (*Console).sendFile,
+			more: []string{"At most 10,000,000 bytes. JPEG and PNG pictures lose what they say about place, time and camera."}},
+		{name: "save", arguments: "NAME N PATH", summary: "keeps a file that came with a message", slow: true, leaves: true, run: (*Console).save,
+			more: []string{numbered + " Of several files 3.2 is the second one of message 3.",
+				"PATH is a new file, or a folder. Files are fetched when you ask for them, never by themselves."}},
 		{name: "unsend", arguments: "NAME N", summary: "deletes a message of yours, for both sides", run: (*Console).unsend,
 			more: []string{numbered, "It is deleted here and in the network at once. Their device is asked to do the same; it may have been read."}},
 		{name: "timer", arguments: "NAME [TIMER]", summary: "lets messages disappear: off, read 12h, send 1d", run: (*Console).timer,
@@ -71,13 +76,17 @@ func (c *Console) sendText(ctx context.Context, r *api.SendRequest) error {
 	if err != nil {
 		return serviceError{messenger, err}
 	}
+	c.sent(reply)
+	return nil
+}
+
+func (c *Console) sent(reply *api.SendReply) {
 	if reply.GetState() == api.Message_WAITING {
 		c.wait(reply.GetId())
 		c.term.print("Written down; it goes out as soon as the network takes it.")
-		return nil
+		return
 	}
 	c.term.print(fmt.Sprintf("Sent; %d of the %d nodes of their swarm keep it.", reply.GetStored(), reply.GetSwarm()))
-	return nil
 }
 
 // wait remembers that the user was told of a message that waits. Numbers of

@@ -46,6 +46,7 @@ type Services struct {
 	Contacts []*api.Contact
 	Messages []*api.Message
 	Sent     []*api.SendRequest
+	Files    map[File][]byte // that FetchFile gives
 	Settings *api.SettingsReply
 	// Waits makes sent messages stay in the outbox.
 	Waits    bool

@@ -1,7 +1,7 @@
 // Package archive is the messenger's database: contacts, conversations, what has
 // been seen already, and the nodes and guards to start from next time.
 //
-// It is one bbolt file. Every value is sealed with XChaCha20-Poly1305, and every
+// It is one bbolt file, and a folder of files beside it (files.go). Every value is sealed with XChaCha20-Poly1305, and every
 // key that would name somebody is an HMAC, both under keys derived from the
 // account's seed: without the seed the file tells how many entries there are and
 // about how long they are, not who wrote to whom, when, or what. A value is bound
@@ -71,6 +71,8 @@ type Archive struct {
 	aead cipher.AEAD
 	tags [32]byte // HMAC key
 
+	shelf shelf
+
 	mu       sync.Mutex // held while writing and while the caches are read
 	contacts map[account.ID]*Contact
 	timers   map[string]int64 // of bucketTimers: when a message disappears, ms
@@ -104,6 +106,7 @@ func Open(file string, secret [32]byte, rand io.Reader, now func() time.Time) (*
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
 	a := &Archive{db: db, rand: rand, now: now, aead: aead, tags: [32]byte(derived[32:]),
+		shelf:    shelf{dir: filesFolder(file), space: MaxFileBytes, files: make(map[string]kept), holds: make(map[string]int)},
 		contacts: make(map[account.ID]*Contact), timers: make(map[string]int64)}
 	if err := a.load(); err != nil {
 		db.Close()
@@ -139,7 +142,7 @@ func (a *Archive) load() error {
 	defer a.mu.Unlock()
 	return a.db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{bucketMeta, bucketContacts, bucketMessages, bucketIdents, bucketSeen, bucketLast,
-			bucketOutbox, bucketTimers, bucketOrphans} {
+			bucketOutbox, bucketTimers, bucketOrphans, bucketFiles} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -163,6 +166,9 @@ func (a *Archive) load() error {
 			return err
 		}
 		if err := a.loadTimers(tx); err != nil {
+			return err
+		}
+		if err := a.loadFiles(tx); err != nil {
 			return err
 		}
 		a.orphans = tx.Bucket(bucketOrphans).Stats().KeyN

@@ -47,6 +47,7 @@ type change struct {
 	seen    int
 	orphans int
 	waiting int
+	dropped []string // names of files that no message has any more
 	result  Result
 }
 
@@ -82,6 +83,9 @@ func (a *Archive) change(f func(tx *bbolt.Tx, w *change) error) (Result, error) 
 		}
 	}
 	a.seen, a.orphans, a.waiting = w.seen, w.orphans, w.waiting
+	for _, name := range w.dropped {
+		a.shelf.remove(name)
+	}
 	return w.result, nil
 }
 
@@ -198,6 +202,9 @@ func (w *change) changed(what Change, m Message) {
 
 // erase leaves nothing of a message but that it was there.
 func (w *change) erase(tx *bbolt.Tx, m Message) (Message, error) {
+	if err := w.dropFiles(tx, m); err != nil {
+		return m, err
+	}
 	c := w.contact(m.With)
 	if !m.Outgoing && !m.Read && c.Unread > 0 {
 		c.Unread--
@@ -228,6 +235,9 @@ func (w *change) delete(tx *bbolt.Tx, m Message) error {
 		return err
 	}
 	if err := w.setTimer(tx, key, 0); err != nil {
+		return err
+	}
+	if err := w.dropFiles(tx, m); err != nil {
 		return err
 	}
 	w.touch(c)
@@ -312,6 +322,9 @@ func (w *change) remove(tx *bbolt.Tx, id account.ID) error {
 	}
 	for _, m := range messages {
 		if err := w.dropIdents(tx, m); err != nil {
+			return err
+		}
+		if err := w.dropFiles(tx, m); err != nil {
 			return err
 		}
 	}

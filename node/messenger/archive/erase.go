@@ -9,12 +9,15 @@ import (
 	"path/filepath"
 )
 
-// Erase overwrites a database file and removes it. A file that is not there is no
-// error. Nobody may have it open.
+// Erase removes the folder of files, then overwrites the database file and removes
+// it. What is not there is no error. Nobody may have it open.
 //
 // A flash card may keep older copies of its blocks; what is in them is sealed
 // under a key that comes from the account's seed.
 func Erase(file string) error {
+	if err := os.RemoveAll(filesFolder(file)); err != nil {
+		return fmt.Errorf("erasing the files: %w", err)
+	}
 	f, err := os.OpenFile(file, os.O_WRONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -45,6 +45,9 @@ type Parcel struct {
 	// Copy is the Content of the copy for the own account, to be sent when this
 	// is delivered.
 	Copy []byte `json:",omitempty"`
+	// Upload is the file that must be on the network before, kept by
+	// [Archive.StageFile].
+	Upload *Attachment `json:",omitempty"`
 	// Track says that the parcel is the message Message, whose state it changes.
 	Track   bool `json:",omitempty"`
 	Message Ref  `json:",omitzero"`
@@ -86,7 +89,7 @@ func (w *change) enqueue(tx *bbolt.Tx, m *Message, parcels ...Parcel) error {
 			return err
 		}
 		w.waiting++
-		w.result.Parcels = append(w.result.Parcels, Parcel{ID: p.ID, Kind: p.Kind, To: p.To, Message: p.Message, Track: p.Track})
+		w.result.Parcels = append(w.result.Parcels, Parcel{ID: p.ID, Kind: p.Kind, To: p.To, Message: p.Message, Track: p.Track, Upload: p.Upload})
 	}
 	return nil
 }
@@ -126,6 +129,9 @@ func (a *Archive) Write(m Message, parcels ...Parcel) (Message, Result, error) {
 		}
 		m = added
 		w.result.Added = append(w.result.Added, m)
+		if err := w.nameFiles(tx, m); err != nil {
+			return err
+		}
 		if err := w.stamped(tx, m.Timestamp); err != nil {
 			return err
 		}
@@ -230,7 +236,7 @@ func (a *Archive) Outbox() ([]Parcel, error) {
 			if err != nil {
 				return err
 			}
-			list = append(list, Parcel{ID: p.ID, Kind: p.Kind, To: p.To, Message: p.Message, Track: p.Track})
+			list = append(list, Parcel{ID: p.ID, Kind: p.Kind, To: p.To, Message: p.Message, Track: p.Track, Upload: p.Upload})
 			return nil
 		})
 	})

@@ -60,6 +60,23 @@ func FuzzParseRetrieve(f *testing.F) {
 	})
 }
 
+func FuzzParseMonitor(f *testing.F) {
+	f.Add([]byte(`{"success":1,"results":[{"n":0,"messages":[{"hash":"` + strings.Repeat("A", 43) + `","timestamp":1,"expiration":2,"data":"aGVsbG8="}],"more":false}],"t":1}`))
+	f.Add([]byte(`{"success":1,"results":[{"n":"0","messages":[{"hash":"` + strings.Repeat("A", 43) + `"}]},7,{}]}`))
+	f.Add([]byte(`{"errcode":5,"error":"Signature verification failed"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		messages, _, err := ParseMonitor(b, 0)
+		if err != nil && !errors.Is(err, ErrReply) {
+			t.Fatal(err)
+		}
+		for _, m := range messages {
+			if len(m.Hash) != hashSize || len(m.Data) == 0 || len(m.Data) > wire.MaxData {
+				t.Fatalf("hash of %d, data of %d bytes", len(m.Hash), len(m.Data))
+			}
+		}
+	})
+}
+
 func FuzzParseBatch(f *testing.F) {
 	f.Add([]byte(`{"results":[{"code":200,"body":{"messages":[]}},{"code":421,"body":"text"}]}`))
 	f.Add([]byte(`{"results":[{}]}`))

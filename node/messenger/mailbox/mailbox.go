@@ -486,16 +486,7 @@ func (c *Client) retrieve(ctx context.Context, a *account.Account, from swarm.No
 		return nil, false, err
 	}
 	c.observe(from, results[0].Body, reply)
-	honest := len(messages)
-	messages = slices.DeleteFunc(messages, func(m Message) bool {
-		return rpc.MessageHash(a.ID(), namespace, m.Data) != m.Hash
-	})
-	if honest != len(messages) {
-		c.log.Warn("service node sent messages under wrong hashes", "node", from.Address, "count", honest-len(messages))
-		c.pool.StrikeNode(from.Ed25519)
-	} else {
-		c.pool.Cleared(from.Ed25519)
-	}
+	messages = c.genuine(a, from, namespace, messages)
 	return messages, more || len(messages) >= manyMessages, nil
 }
 

@@ -254,6 +254,28 @@ func TestLeavingEarlyIsNobodysFault(t *testing.T) {
 	})
 }
 
+func TestGivingUpAWaitIsNobodysFaultHoweverLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := pathtest.New(t, 20, func(ctx context.Context, _ pathtest.Node, _ []byte) (int, any) {
+			<-ctx.Done()
+			return 500, ""
+		})
+		client := testClient(t, n)
+		paths := client.Pool().Paths()
+		to := client.Pool().Random(1, nil)[0]
+		for range 2 * MaxStrikes {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+			if _, err := client.Ask(Waiting(ctx), to, []byte("hello")); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatal(err)
+			}
+			cancel()
+		}
+		if !slices.Equal(client.Pool().Paths(), paths) || client.Pool().Size() != 20 {
+			t.Error("who gave a wait up changed the paths")
+		}
+	})
+}
+
 func TestConnectionsAreReusedAndClosedBeforeTheNodeClosesThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := pathtest.New(t, 4, echo)

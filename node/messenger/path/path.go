@@ -42,6 +42,7 @@ var (
 	ErrClock       = errors.New("the service node says this clock is wrong")      // after correcting it, once more
 	ErrRefused     = errors.New("the service node refused the signature")         // final
 	ErrWrongSwarm  = errors.New("the service node is not of the account's swarm") // Reply holds the right one
+	ErrBusy        = errors.New("the service node has no room for the request")   // worth another node, and polling
 	ErrRequest     = errors.New("the service node did not accept the request")    // final
 )
 

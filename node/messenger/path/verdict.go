@@ -34,6 +34,7 @@ const (
 	nextUnreachable = "Next node is currently unreachable: "
 	notReady        = "Snode not ready: "
 	oxenServerError = "Oxen Server error"
+	tooManyWait     = "too many subscriptions" // package push
 )
 
 // judgePath reads an answer that is not encrypted: the guard's own, or a hop's
@@ -85,8 +86,12 @@ func Judge(status int, text string, destination Key) Verdict {
 	case 400, 403, 404, 410, 413:
 		return Verdict{Fault: FaultOurs, Err: ErrRequest}
 	}
-	if text == oxenServerError {
+	switch {
+	case text == oxenServerError:
 		return Verdict{Fault: FaultOurs, Err: ErrRequest}
+	case status == 429 && strings.HasPrefix(text, tooManyWait):
+		// Said by nodes of this kind only, and no sign that anything is wrong.
+		return Verdict{Fault: FaultOurs, Err: ErrBusy, Retry: true}
 	}
 	return Verdict{Fault: FaultNode, Node: destination, Err: ErrNode, Retry: true}
 }

@@ -65,6 +65,7 @@ func TestErrorsOfTheDestinationAreJudged(t *testing.T) {
 		{"425 is the clock", 425, "", Verdict{FaultOurs, Key{}, ErrClock, true}},
 		{"421 is the wrong swarm", 421, "{}", Verdict{FaultOurs, Key{}, ErrWrongSwarm, true}},
 		{"429 is a strike", 429, "", struck},
+		{"too many who wait for messages is nobody's fault", 429, "too many subscriptions at this node", Verdict{FaultOurs, Key{}, ErrBusy, true}},
 		{"500 is a strike", 500, "request failed", struck},
 		{"502 is a strike", 502, "oxend returned unparsable data", struck},
 		{"503 is a strike", 503, "Snode not ready", struck},

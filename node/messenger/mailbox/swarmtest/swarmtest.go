@@ -16,6 +16,7 @@ import (
 
 	"hearth/node/account"
 	"hearth/node/messenger/path/pathtest"
+	"hearth/node/push"
 	"hearth/node/rpc"
 	"hearth/node/seed"
 	"hearth/node/storage"
@@ -32,6 +33,7 @@ type Network struct {
 	services map[[32]byte]*rpc.Service
 	drift    map[[32]byte]time.Duration
 	answer   map[[32]byte]pathtest.Handler
+	pushes   bool
 	now      func() time.Time
 }
 
@@ -62,8 +64,10 @@ func New(t testing.TB, count int, now func() time.Time) *Network {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { db.Close() })
+		hub := push.New(push.Limits{})
+		db.Watch(hub.Stored)
 		n.services[node.Ed25519] = rpc.NewService(rpc.Config{
-			Keys: node.Keys, DB: db, List: n.List, Now: clock, Forward: n.forward,
+			Keys: node.Keys, DB: db, List: n.List, Now: clock, Forward: n.forward, Push: hub,
 			ServiceNodes: func(params json.RawMessage) (json.RawMessage, error) {
 				return seed.ServiceNodes(n.List(), params)
 			},
@@ -116,8 +120,22 @@ func (n *Network) Answer(k [32]byte, f pathtest.Handler) {
 	n.answer[k] = f
 }
 
+// Push lets the nodes know the method "monitor", which they otherwise do not, like
+// those of the public network.
+func (n *Network) Push() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.pushes = true
+}
+
 // Honest is what the node would answer by itself.
 func (n *Network) Honest(ctx context.Context, node pathtest.Node, body []byte) (int, any) {
+	n.mu.Lock()
+	pushes := n.pushes
+	n.mu.Unlock()
+	if pushes {
+		ctx = rpc.WithOnion(ctx, func() bool { return true })
+	}
 	r := n.services[node.Ed25519].Handle(ctx, body)
 	return r.Status, r.Body
 }

@@ -1,0 +1,161 @@
+package console
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"hearth/node/api"
+)
+
+// These commands are for a console on a machine with files of the user's own. The
+// messenger never opens a path: it gets and gives bytes.
+
+// filePiece is how much of a file goes in one request, in bytes.
+const filePiece = 64 << 10
+
+func (c *Console) sendFile(ctx context.Context, rest string) error {
+	to, path := cutWord(rest)
+	path = unquote(path)
+	if to == "" || path == "" {
+		return usageError("Say to whom and which file: sendfile NAME PATH")
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return fileError(err)
+	}
+	if !info.Mode().IsRegular() { // to open a pipe could take for ever
+		return usageError(path + " is not a file.")
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return fileError(err)
+	}
+	defer file.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // takes back what was sent when the file cannot be read
+	stream, err := c.cfg.Messenger.SendFile(ctx)
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	err = stream.Send(&api.SendFileRequest{Part: &api.SendFileRequest_Head{Head: &api.FileHead{To: to, Name: filepath.Base(path)}}})
+	for piece := make([]byte, filePiece); err == nil; {
+		n, readErr := file.Read(piece)
+		if n > 0 {
+			err = stream.Send(&api.SendFileRequest{Part: &api.SendFileRequest_Data{Data: piece[:n]}})
+		}
+		if readErr == io.EOF {
+			break
+		}
+		if readErr != nil {
+			return fileError(readErr)
+		}
+	}
+	// After an end that the messenger made, the reason comes here.
+	reply, err := stream.CloseAndRecv()
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	c.sent(reply)
+	return nil
+}
+
+func (c *Console) save(ctx context.Context, rest string) error {
+	const usage = "save NAME N PATH"
+	with, left := cutWord(rest)
+	text, path := cutWord(left)
+	message, which, several := strings.Cut(text, ".")
+	_, number, _, err := cutNumber(`"`+with+`" `+message, usage)
+	if err != nil {
+		return err
+	}
+	file := uint64(1)
+	if several {
+		if file, err = strconv.ParseUint(which, 10, 32); err != nil || file == 0 {
+			return usageError("Say which file of the message, such as 3.2: " + usage)
+		}
+	}
+	if path = unquote(path); path == "" {
+		return usageError("Say where to: " + usage)
+	}
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		name, err := c.fileName(ctx, with, number, file)
+		if err != nil {
+			return err
+		}
+		path = filepath.Join(path, name)
+	}
+	stream, err := c.cfg.Messenger.FetchFile(ctx, &api.FetchFileRequest{With: with, Id: number, File: uint32(file - 1)})
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	var out *os.File
+	size := 0
+	for {
+		reply, err := stream.Recv()
+		if err == nil && reply.GetProgress() != nil {
+			continue
+		}
+		if err != nil && err != io.EOF {
+			if out != nil {
+				out.Close()
+				os.Remove(path)
+			}
+			return serviceError{messenger, err}
+		}
+		if out == nil { // it is there, and checked
+			var openErr error
+			if out, openErr = os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); openErr != nil {
+				return fileError(openErr)
+			}
+		}
+		if err == io.EOF {
+			break
+		}
+		n, writeErr := out.Write(reply.GetData())
+		size += n
+		if writeErr != nil {
+			out.Close()
+			os.Remove(path)
+			return fileError(writeErr)
+		}
+	}
+	if err := out.Close(); err != nil {
+		return fileError(err)
+	}
+	c.term.print(fmt.Sprintf("%s has the file, %d bytes.", path, size))
+	return nil
+}
+
+// fileName is what a file of a message is called, for a folder of the user's: the
+// sender chose it, so that nothing but a plain name is taken.
+func (c *Console) fileName(ctx context.Context, with string, number, file uint64) (string, error) {
+	reply, err := c.cfg.Messenger.Messages(ctx, &api.MessagesRequest{With: with, Limit: 1000})
+	if err != nil {
+		return "", serviceError{messenger, err}
+	}
+	for _, m := range reply.GetMessages() {
+		if m.GetId() != number || file > uint64(len(m.GetAttachments())) {
+			continue
+		}
+		name := strings.TrimLeft(filepath.Base(visible(m.GetAttachments()[file-1].GetName())), "."+string(filepath.Separator))
+		if name == "" {
+			break
+		}
+		return name, nil
+	}
+	return "", usageError("The file has no name that could be used: say one, as in save NAME N FOLDER/FILE")
+}
+
+func fileError(err error) error {
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
+		return usageError(path.Path + ": " + path.Err.Error() + ".")
+	}
+	return usageError(sentence(err.Error()))
+}

@@ -1,0 +1,88 @@
+package console
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"hearth/node/api"
+	"hearth/ui/devicetest"
+)
+
+// says types a line and gives what the console answers.
+func (u *user) says(at *int, line string) string {
+	u.t.Helper()
+	u.key(line + "\r")
+	before := *at
+	*at = u.waitPrompt(before)
+	return strings.Join(u.lines(before, *at-1), "\n")
+}
+
+func TestFilesAreSentAndSaved(t *testing.T) {
+	s := devicetest.Start(t)
+	s.Open()
+	s.Change(func() {
+		s.Contacts = []*api.Contact{{SessionId: devicetest.Bob, Name: "Bob"}}
+		s.Messages = []*api.Message{{SessionId: devicetest.Bob, Id: 1, Text: "[attachment]", Attachments: []*api.Attachment{
+			{Name: "a.txt"}, {Name: "../../.profile"}, {Name: "/"}}}}
+		s.Files = map[devicetest.File][]byte{{With: devicetest.Bob, ID: 1}: []byte("first"), {With: devicetest.Bob, ID: 1, File: 1}: []byte("second"),
+			{With: devicetest.Bob, ID: 1, File: 2}: []byte("third")}
+	})
+	u := sit(t, s, func(c *Config) { c.Node, c.Device, c.MayLeave = nil, nil, true })
+	at := u.waitPrompt(0)
+	dir := t.TempDir()
+	content := bytes.Repeat([]byte("content "), 20_000)
+	source := filepath.Join(dir, "my notes.txt")
+	if err := os.WriteFile(source, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ line, want string }{
+		{"sendfile Bob " + source, "Sent; 3 of the 3 nodes"},
+		{"read Bob", "file my notes.txt, text/plain, 160000 bytes"},
+		{"sendfile Bob " + dir, "is not a file."},
+		{"sendfile Bob " + dir + "/nothing", "no such file"},
+		{"sendfile Bob", "Say to whom and which file"},
+		{"sendfile Nobody " + source, "Nobody is called"},
+		{"save Bob 1 " + dir + "/one", "/one has the file, 5 bytes."},
+		{"save Bob 1 " + dir + "/one", "file exists"},
+		{"save Bob 1.2 " + dir, "/profile has the file, 6 bytes."},
+		{"save Bob 1.3 " + dir, "has no name that could be used"},
+		{"save Bob 1.4 " + dir + "/four", "The message has no such file."},
+		{"save Bob 1.0 " + dir + "/four", "Say which file"},
+		{"save Bob x " + dir + "/four", "Say with whom and which message"},
+		{"save Bob 1", "Say where to"},
+	} {
+		if got := strings.ReplaceAll(u.says(&at, c.line), "\n", ""); !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.line, got, c.want)
+		}
+	}
+	for name, want := range map[string]string{"one": "first", "profile": "second"} {
+		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "four")); err == nil {
+		t.Error("a file that is not there was made")
+	}
+	s.Look(func() {
+		if got := s.Files[devicetest.File{With: devicetest.Bob, ID: 2}]; !bytes.Equal(got, content) {
+			t.Errorf("sent %d bytes", len(got))
+		}
+	})
+	u.leave()
+}
+
+func TestAConsoleOnTheDeviceTouchesNoFiles(t *testing.T) {
+	s := devicetest.Start(t)
+	s.Open()
+	u := sit(t, s, nil)
+	at := u.waitPrompt(0)
+	for _, line := range []string{"sendfile Bob /etc/passwd", "save Bob 1 /tmp/x", "help save"} {
+		if got := u.says(&at, line); !strings.Contains(got, "There is no command") {
+			t.Errorf("%s: %q", line, got)
+		}
+	}
+	u.leave()
+}
