@@ -27,7 +27,7 @@ test: deps
 
 # The figures of the README.
 bench:
-	CGO_ENABLED=0 go test -run '^$$' -bench . -benchmem ./node/... ./hw/...
+	CGO_ENABLED=0 go test -run '^$$' -bench . -benchmem ./node/... ./hw/... ./build/devnet
 
 # A network of service nodes on loopback, without an appliance.
 devnet:
