@@ -96,10 +96,7 @@ func firstLight(t *testing.T, board emulator.Target) {
 	c.expect(`The device restarts`)
 	c.expect(`mounts: start`)
 	c.expect(`The account is locked`)
-	c.send("poweroff")
-	c.expect(`yes`)
-	c.send("yes")
-	c.off()
+	c.powerOff()
 
 	t.Log("== second boot: the PIN opens the same account")
 	c = boot(t, ctx, l)
@@ -118,10 +115,7 @@ func firstLight(t *testing.T, board emulator.Target) {
 		c.fail(err)
 	}
 	c.expect(`message from friend: good morning`)
-	c.send("poweroff")
-	c.expect(`yes`)
-	c.send("yes")
-	c.off()
+	c.powerOff()
 	if leak := c.secrets.ReplaceAllString(c.log(), ""); strings.Contains(leak, phrase) {
 		t.Error("the recovery phrase was printed where nobody asked for it")
 	}
@@ -138,7 +132,6 @@ func firstLight(t *testing.T, board emulator.Target) {
 // console is the serial line in the hands of a test.
 type console struct {
 	t       *testing.T
-	ctx     context.Context
 	machine *Appliance
 	secrets *regexp.Regexp // answers that may hold a phrase
 
@@ -157,7 +150,7 @@ func boot(t *testing.T, ctx context.Context, l *Lab) *console {
 	}
 	t.Cleanup(machine.Stop)
 	c := &console{
-		t: t, ctx: ctx, machine: machine, more: make(chan struct{}, 1),
+		t: t, machine: machine, more: make(chan struct{}, 1),
 		secrets: regexp.MustCompile(`(?s)phrase \d+.*?hearth>`),
 	}
 	go func() {
@@ -218,14 +211,17 @@ func (c *console) raw(s string) {
 	}
 }
 
-// setup makes the account. The vault may need a moment after the prompt.
+// setup makes the account.
 func (c *console) setup() (id string) {
 	c.send("setup " + pin)
 	return c.expect(`Your Session ID is\s+(05[0-9a-f]{64})`)[1]
 }
 
-func (c *console) off() {
+func (c *console) powerOff() {
 	c.t.Helper()
+	c.send("poweroff")
+	c.expect(`yes`)
+	c.send("yes")
 	select {
 	case <-c.machine.Done():
 		if err := c.machine.Err(); err != nil {

@@ -104,6 +104,11 @@ func (r *V4Response) readMeta(text []byte) error {
 	if headers == nil {
 		return nil
 	}
+	return readHeaders(r.Headers, headers)
+}
+
+// readHeaders adds the members of a JSON object, under names in lower case.
+func readHeaders(into map[string]string, headers []byte) error {
 	if headers[0] != '{' {
 		return wrongType("headers", "object")
 	}
@@ -112,7 +117,7 @@ func (r *V4Response) readMeta(text []byte) error {
 		if err != nil {
 			return err
 		}
-		r.Headers[strings.ToLower(name)] = value
+		into[strings.ToLower(name)] = value
 	}
 	return nil
 }

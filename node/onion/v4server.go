@@ -127,15 +127,5 @@ func (r *V4Request) readMeta(text []byte) error {
 	if headers == nil || string(headers) == "null" {
 		return nil
 	}
-	if headers[0] != '{' {
-		return wrongType("headers", "object")
-	}
-	for name, raw := range object(headers).members() {
-		value, err := stringValue("headers", raw)
-		if err != nil {
-			return err
-		}
-		r.Headers[strings.ToLower(name)] = value
-	}
-	return nil
+	return readHeaders(r.Headers, headers)
 }

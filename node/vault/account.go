@@ -58,14 +58,8 @@ func (v *Vault) ResealAccount(ctx context.Context, req *api.ResealAccountRequest
 	if err != nil {
 		return nil, err
 	}
-	pin, err := checkPIN(req.GetPin())
+	pin, seed, err := v.unseal(blob, req.GetPin(), "PIN not changed")
 	if err != nil {
-		return nil, err
-	}
-	seed, err := v.sealer.UnsealWithPIN(blob, pin)
-	if err != nil {
-		err = explain("account", err)
-		v.refused("PIN not changed", err)
 		return nil, err
 	}
 	defer clear(seed)

@@ -178,15 +178,8 @@ func (v *Vault) OpenAccount(ctx context.Context, req *api.OpenAccountRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	// A PIN that could not have been chosen is not worth a try.
-	pin, err := checkPIN(req.GetPin())
+	_, seed, err := v.unseal(blob, req.GetPin(), "account not opened")
 	if err != nil {
-		return nil, err
-	}
-	seed, err := v.sealer.UnsealWithPIN(blob, pin)
-	if err != nil {
-		err = explain("account", err)
-		v.refused("account not opened", err)
 		return nil, err
 	}
 	if len(seed) != AccountSeedSize {
@@ -195,6 +188,22 @@ func (v *Vault) OpenAccount(ctx context.Context, req *api.OpenAccountRequest) (*
 	}
 	v.log.Info("account opened")
 	return &api.AccountSeed{Seed: seed}, nil
+}
+
+// unseal opens the account with a PIN as it was typed, and gives the PIN in the
+// form that it was sealed with. A refusal costs a try; refused is how the log
+// names it.
+func (v *Vault) unseal(blob []byte, typed, refused string) (pin string, seed []byte, err error) {
+	// A PIN that could not have been chosen is not worth a try.
+	if pin, err = checkPIN(typed); err != nil {
+		return "", nil, err
+	}
+	if seed, err = v.sealer.UnsealWithPIN(blob, pin); err != nil {
+		err = explain("account", err)
+		v.refused(refused, err)
+		return "", nil, err
+	}
+	return pin, seed, nil
 }
 
 // NodeSeed is for the node.

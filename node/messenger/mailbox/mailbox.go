@@ -258,14 +258,7 @@ func (c *Client) Store(ctx context.Context, to account.ID, ttl time.Duration, st
 		if swarmErr != nil {
 			return Stored{}, swarmErr
 		}
-		node := members[0]
-		for _, m := range members {
-			if !tried[m.Ed25519] {
-				node = m
-				break
-			}
-		}
-		tried[node.Ed25519] = true
+		node := untried(members, tried)
 
 		var reply path.Reply
 		reply, err = c.call(ctx, node, "store", map[string]any{
@@ -383,14 +376,7 @@ func (c *Client) tell(ctx context.Context, a *account.Account, method string, te
 		if members, _, err = c.Swarm(ctx, a.ID()); err != nil {
 			return err
 		}
-		node := members[0]
-		for _, m := range members {
-			if !tried[m.Ed25519] {
-				node = m
-				break
-			}
-		}
-		tried[node.Ed25519] = true
+		node := untried(members, tried)
 		var reply path.Reply
 		if reply, err = c.call(ctx, node, method, params); err == nil {
 			c.pool.Cleared(node.Ed25519)
@@ -643,6 +629,20 @@ func (c *Client) observe(from swarm.Node, body []byte, reply path.Reply) {
 	if json.Unmarshal(body, &answer) == nil && plausible(answer.T) && !reply.Sent.IsZero() {
 		c.clock.observe(sample{node: from.Ed25519, offset: offset(answer.T, reply)})
 	}
+}
+
+// untried picks the first member that was not tried, or the first when all were,
+// and notes it.
+func untried(members []swarm.Node, tried map[path.Key]bool) swarm.Node {
+	node := members[0]
+	for _, m := range members {
+		if !tried[m.Ed25519] {
+			node = m
+			break
+		}
+	}
+	tried[node.Ed25519] = true
+	return node
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -503,6 +503,11 @@ func (p *Pool) drop(k Key) {
 	delete(p.strikes, k)
 	p.order = slices.DeleteFunc(p.order, func(o Key) bool { return o == k })
 	p.changed = true
+	p.leaveOut(k)
+}
+
+// leaveOut takes a node out of the guards and the paths, and builds others.
+func (p *Pool) leaveOut(k Key) {
 	if slices.Contains(p.guards, k) {
 		p.dropGuard(k)
 	}

@@ -36,15 +36,7 @@ func (p *Pool) Avoid(keys ...Key) {
 			continue
 		}
 		p.avoided[k] = true
-		if slices.Contains(p.guards, k) {
-			p.dropGuard(k)
-		}
-		for _, path := range slices.Clone(p.paths) {
-			if path.Holds(k) {
-				p.repair(path, k)
-			}
-		}
-		p.build()
+		p.leaveOut(k)
 	}
 }
 
