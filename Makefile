@@ -23,7 +23,7 @@ test: deps
 	@echo "== tests"
 	CGO_ENABLED=0 go test ./...
 	@echo "== boots"
-	CGO_ENABLED=0 go test -tags boot -count=1 -timeout 60m -v -run 'TestTheApplianceStarts|TestFirstLight' ./build/emulator ./build/lab
+	CGO_ENABLED=0 go test -tags boot -count=1 -timeout 60m -v -run 'TestTheApplianceStarts|TestFirstLight|TestCells' ./build/emulator ./build/lab
 
 # The figures of the README.
 bench:

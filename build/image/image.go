@@ -31,6 +31,7 @@ type Options struct {
 	Arch    string   // GOARCH: "amd64" or "arm64"
 	Modules []string // paths of kernel modules (.ko), in the order to load them
 	Output  string   // path of the file to write
+	Tags    string   // build tags of the program, empty but in tests
 }
 
 // Initramfs is a finished archive.
@@ -52,7 +53,7 @@ func Build(ctx context.Context, o Options) (Initramfs, error) {
 	}
 	defer os.RemoveAll(work)
 	program := filepath.Join(work, "hearth")
-	if err := compile(ctx, o.Source, o.Arch, program); err != nil {
+	if err := compile(ctx, o.Source, o.Arch, o.Tags, program); err != nil {
 		return Initramfs{}, err
 	}
 	binary, err := os.ReadFile(program)
@@ -94,9 +95,9 @@ func Build(ctx context.Context, o Options) (Initramfs, error) {
 }
 
 // compile builds the program without anything that differs between two machines.
-func compile(ctx context.Context, source, arch, output string) error {
+func compile(ctx context.Context, source, arch, tags, output string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid=",
-		"-o", output, "./initramfs/cmd/hearth")
+		"-tags", tags, "-o", output, "./initramfs/cmd/hearth")
 	cmd.Dir = source
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOFLAGS=", "GOEXPERIMENT=",
 		"GOAMD64=v1", "GOARM64=v8.0", "GOWORK=off")

@@ -51,6 +51,7 @@ type Options struct {
 	PanelPage string       // address of the panel's web page, such as 127.0.0.1:8180; "" = none
 	Progress  io.Writer    // lines for people
 	Log       *slog.Logger // of the network and the friend; nil = none
+	Tags      string       // build tags of the appliance's program, empty but in tests
 }
 
 // Lab is everything around the appliance.
@@ -112,7 +113,7 @@ func Open(ctx context.Context, o Options) (_ *Lab, err error) {
 	l.say("image      compiling and packing")
 	l.Initramfs, err = image.Build(ctx, image.Options{
 		Source: o.Source, Arch: o.Board.Arch(), Modules: l.Kernel.Modules,
-		Output: filepath.Join(o.Dir, "initramfs.zst"),
+		Output: filepath.Join(o.Dir, "initramfs.zst"), Tags: o.Tags,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("building the image: %w", err)

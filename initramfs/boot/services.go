@@ -4,6 +4,7 @@ import (
 	"io"
 	"strconv"
 
+	"hearth/initramfs/cell"
 	"hearth/initramfs/journal"
 	"hearth/initramfs/supervise"
 	"hearth/node/api"
@@ -87,10 +88,11 @@ func service(p Parameters, name string, uid uint32, memory int, args ...string) 
 	}
 	return supervise.Service{
 		Name: name, Path: self, Args: append([]string{"hearth", name}, args...), UID: uid, GID: uid,
+		Apart: true, Offline: uid != api.UIDNode && uid != api.UIDMessenger,
 		Env: []string{
 			"GOMEMLIMIT=" + strconv.Itoa(memory) + "MiB", "GOGC=50", "GOMAXPROCS=2", "GOTRACEBACK=" + trace,
 			"HOME=/", "TMPDIR=/tmp", "TERM=vt100",
-			LogVariable + "=journal",
+			LogVariable + "=journal", cell.Variable + "=1",
 		},
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Reaper is the Launcher of PID 1.
@@ -82,13 +84,21 @@ func (r *Reaper) Launch(s Service, output io.Writer) (Process, error) {
 	}
 	defer write.Close()
 	attributes := &syscall.SysProcAttr{Setpgid: true}
+	apart := false
 	if os.Geteuid() == 0 {
-		// Changing away from root also drops all capabilities.
+		// Changing away from root also drops all capabilities but those of the
+		// bounding set, which a program file could give back.
 		attributes.Credential = &syscall.Credential{Uid: s.UID, Gid: s.GID}
+		if apart = s.Apart; apart {
+			attributes.Cloneflags = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS
+			if s.Offline {
+				attributes.Cloneflags |= syscall.CLONE_NEWNET
+			}
+		}
 	}
 
 	r.mu.Lock()
-	pid, err := forkExec(s.Nice, s.Path, s.Args, &syscall.ProcAttr{
+	pid, err := forkExec(s.Nice, apart, s.Path, s.Args, &syscall.ProcAttr{
 		Dir: "/", Env: s.Env, Files: []uintptr{null.Fd(), write.Fd(), write.Fd()}, Sys: attributes,
 	})
 	if err != nil {
@@ -107,11 +117,12 @@ func (r *Reaper) Launch(s Service, output io.Writer) (Process, error) {
 	return c, nil
 }
 
-// forkExec is syscall.ForkExec with a niceness on top of our own. A process inherits it from the
-// thread that makes it; setting it afterwards would miss the threads that the
-// process has made by then.
-func forkExec(nice int, path string, argv []string, attributes *syscall.ProcAttr) (int, error) {
-	if nice == 0 {
+// forkExec is syscall.ForkExec with a niceness on top of our own, and without
+// capabilities in the bounding set if bare. A process inherits both from the
+// thread that makes it; setting the niceness afterwards would miss the threads
+// that the process has made by then, and the bounding set only root may change.
+func forkExec(nice int, bare bool, path string, argv []string, attributes *syscall.ProcAttr) (int, error) {
+	if nice == 0 && !bare {
 		return syscall.ForkExec(path, argv, attributes)
 	}
 	type result struct {
@@ -120,7 +131,7 @@ func forkExec(nice int, path string, argv []string, attributes *syscall.ProcAttr
 	}
 	done := make(chan result)
 	go func() {
-		// Never unlocked: the thread, and its niceness, end with this goroutine.
+		// Never unlocked: the thread, and what it became, end with this goroutine.
 		runtime.LockOSThread()
 		own, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0) // counts from 20 downwards
 		if err == nil {
@@ -130,11 +141,30 @@ func forkExec(nice int, path string, argv []string, attributes *syscall.ProcAttr
 			done <- result{0, fmt.Errorf("niceness: %w", err)}
 			return
 		}
+		if bare {
+			if err := dropBoundingSet(); err != nil {
+				done <- result{0, fmt.Errorf("capabilities: %w", err)}
+				return
+			}
+		}
 		pid, err := syscall.ForkExec(path, argv, attributes)
 		done <- result{pid, err}
 	}()
 	r := <-done
 	return r.pid, r.err
+}
+
+// dropBoundingSet empties the calling thread's set of what programs can gain.
+func dropBoundingSet() error {
+	for capability := uintptr(0); ; capability++ {
+		switch err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0); err {
+		case nil:
+		case unix.EINVAL: // beyond the kernel's last one
+			return nil
+		default:
+			return err
+		}
+	}
 }
 
 // child is a process made by Launch.

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,12 +32,19 @@ var scenes = map[string]func() error{
 	"kill":     sceneKill,
 	"nice":     sceneNice,
 	"output":   sceneOutput,
+	"apart":    sceneApart,
 
 	// what the processes of a scene are
 	"exit":   func() error { os.Exit(must(strconv.Atoi(os.Getenv("CODE")))); return nil },
 	"wait":   func() error { fmt.Println("ready"); select {} },
 	"parent": sceneParent,
-	"print":  func() error { fmt.Println("to stdout"); fmt.Fprintln(os.Stderr, "to stderr"); return nil },
+	"status": func() error {
+		status, err := os.ReadFile("/proc/thread-self/status")
+		interfaces, _ := net.Interfaces()
+		fmt.Printf("%spid %d\ninterfaces %d\nend\n", status, os.Getpid(), len(interfaces))
+		return err
+	},
+	"print": func() error { fmt.Println("to stdout"); fmt.Fprintln(os.Stderr, "to stderr"); return nil },
 }
 
 func TestMain(m *testing.M) {
@@ -50,11 +60,12 @@ func TestMain(m *testing.M) {
 
 func TestReaper(t *testing.T) {
 	for name, scene := range map[string]string{
-		"gives every service its own exit status":             "statuses",
-		"collects orphans without losing a service's status":  "orphans",
-		"kills the whole group and reports the signal":        "kill",
-		"starts a service that stands back for others":        "nice",
-		"hands both output streams to the writer of the name": "output",
+		"gives every service its own exit status":                              "statuses",
+		"collects orphans without losing a service's status":                   "orphans",
+		"kills the whole group and reports the signal":                         "kill",
+		"starts a service that stands back for others":                         "nice",
+		"gives a service apart no capability, no network and no other process": "apart",
+		"hands both output streams to the writer of the name":                  "output",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -209,6 +220,59 @@ func sceneOutput() error {
 			got += piece
 		case <-time.After(20 * time.Second):
 			return fmt.Errorf("output %q", got)
+		}
+	}
+	return nil
+}
+
+// sceneApart needs root, as PID 1 is. Anybody else's service must start all the
+// same, as the programmer's user.
+func sceneApart() error {
+	r := NewReaper(nil)
+	go r.Run(context.Background())
+	service := self("status")
+	service.Apart, service.Offline, service.UID, service.GID = true, true, 65534, 65534
+	if os.Geteuid() != 0 {
+		service.UID, service.GID = uint32(os.Getuid()), uint32(os.Getgid())
+	} else {
+		// The test's program lies in a folder that only root may look into.
+		dir, err := os.MkdirTemp("", "apart")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		program, err := os.ReadFile(service.Path)
+		if err != nil {
+			return err
+		}
+		service.Path = filepath.Join(dir, "program")
+		if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(service.Path, program, 0o755)); err != nil {
+			return err
+		}
+	}
+	// Twice: the reaper itself must keep what it needs for the next one.
+	return errors.Join(launchApart(r, service), launchApart(r, service))
+}
+
+func launchApart(r *Reaper, service Service) error {
+	var out safeBuffer
+	p, err := r.Launch(service, &out)
+	if err != nil {
+		return err
+	}
+	<-p.Done()
+	for !strings.HasSuffix(out.String(), "end\n") {
+		if p.Ending() != "exit status 0" {
+			return fmt.Errorf("%s: %s", p.Ending(), out.String())
+		}
+		runtime.Gosched() // the pipe is drained by a goroutine
+	}
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	for _, want := range []string{"CapBnd:\t0000000000000000", "CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "Uid:\t65534", "pid 1\n", "interfaces 1\n"} {
+		if !strings.Contains(out.String(), want) {
+			return fmt.Errorf("no %q in %s", want, out.String())
 		}
 	}
 	return nil

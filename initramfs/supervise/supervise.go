@@ -35,6 +35,8 @@ type Service struct {
 	Args     []string // argv, the program's name included
 	Env      []string // the whole environment
 	UID, GID uint32   // both its user and group; it has no other groups
+	Apart    bool     // without capabilities, in namespaces of its own; needs root
+	Offline  bool     // when apart: in a network of its own that has no interface
 	Nice     int      // how far it stands back for others when the processor is busy: 0, or up to 19 more than PID 1
 }
 

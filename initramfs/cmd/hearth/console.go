@@ -10,6 +10,7 @@ import (
 	"golang.org/x/term"
 
 	"hearth/hw/serial"
+	"hearth/initramfs/cell"
 	"hearth/node/api"
 	"hearth/ui/console"
 )
@@ -27,11 +28,18 @@ func runConsole(ctx context.Context, args []string) error {
 	if *stdio == (*device != "") {
 		return fmt.Errorf("either -serial or -stdio has to be given")
 	}
+	log := newLog(false)
+	if err := enterCell(log, cell.Rules{Kind: cell.Local, Devices: []string{*device}}); err != nil {
+		return err
+	}
 	conns, err := services.dial()
 	if err != nil {
 		return err
 	}
 	defer conns.close()
+	if err := settleCell(); err != nil {
+		return err
+	}
 	cfg := console.Config{
 		Messenger: api.NewMessengerClient(conns.messenger),
 		Node:      api.NewNodeClient(conns.node),
@@ -41,7 +49,7 @@ func runConsole(ctx context.Context, args []string) error {
 		// No log: it would run into what the terminal shows.
 		return runStdio(ctx, cfg)
 	}
-	cfg.Log = newLog(false)
+	cfg.Log = log
 	line, err := serial.Open(*device, *baud)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"hearth/initramfs/cell"
 	"hearth/node/api"
 	"hearth/node/messenger"
 )
@@ -34,6 +35,10 @@ func runMessenger(ctx context.Context, args []string) error {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	log := network.log()
+	rules := cell.Rules{Kind: cell.Online, Write: []string{*dir, filepath.Dir(*apiSocket)}, Read: names}
+	if err := enterCell(log, rules); err != nil {
+		return err
+	}
 	seeds, dial, err := network.open()
 	if err != nil {
 		return err
@@ -74,6 +79,10 @@ func runMessenger(ctx context.Context, args []string) error {
 	}
 	listener, err := api.Listen(*apiSocket, api.UIDPanel, api.UIDConsole)
 	if err != nil {
+		m.Close()
+		return err
+	}
+	if err := settleCell(); err != nil {
 		m.Close()
 		return err
 	}

@@ -7,9 +7,13 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
+	"path/filepath"
+	"strconv"
 	"time"
 
+	"hearth/initramfs/cell"
 	"hearth/node/api"
 	"hearth/node/files"
 	"hearth/node/keys"
@@ -38,6 +42,15 @@ func runNode(ctx context.Context, args []string) error {
 	address, err := netip.ParseAddrPort(*public)
 	if err != nil || !address.Addr().Is4() || address.Port() == 0 {
 		return fmt.Errorf("-public %q: want an IPv4 address and a port", *public)
+	}
+	rules := cell.Rules{Kind: cell.Online, Write: []string{*dir, filepath.Dir(*socket)}, Read: names}
+	if _, port, err := net.SplitHostPort(*listen); err == nil {
+		if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+			rules.Listen = []uint16{uint16(n)}
+		}
+	}
+	if err := enterCell(log, rules); err != nil {
+		return err
 	}
 	clients, dial, err := network.open()
 	if err != nil {
@@ -69,6 +82,9 @@ func runNode(ctx context.Context, args []string) error {
 	l, err := api.Listen(*socket, callers...)
 	if err != nil {
 		return errors.Join(fmt.Errorf("node API: %w", err), node.Close())
+	}
+	if err := settleCell(); err != nil {
+		return errors.Join(err, node.Close())
 	}
 	server := api.NewServer(callers...)
 	api.RegisterNodeServer(server, node)

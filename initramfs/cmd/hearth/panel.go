@@ -4,11 +4,13 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
 	hw "hearth/hw/panel"
+	"hearth/initramfs/cell"
 	"hearth/node/api"
 	"hearth/ui/panel"
 )
@@ -29,6 +31,17 @@ func runPanel(ctx context.Context, args []string) error {
 	if n, err := fmt.Sscanf(*size, "%dx%d", &width, &height); n != 2 || err != nil {
 		return fmt.Errorf("size %q: want WxH, such as 240x240", *size)
 	}
+	ports, err := filepath.Glob("/dev/vport*")
+	if err != nil {
+		return err
+	}
+	rules := cell.Rules{Kind: cell.Local, Read: []string{"/proc/uptime", "/sys/class/virtio-ports", "/sys/devices"}, Devices: ports}
+	if filepath.IsAbs(*virtual) {
+		rules.Write = []string{filepath.Dir(*virtual)}
+	}
+	if err := enterCell(log, rules); err != nil {
+		return err
+	}
 	display, err := hw.NewVirtual(width, height)
 	if err != nil {
 		return err
@@ -44,6 +57,9 @@ func runPanel(ctx context.Context, args []string) error {
 	}
 	defer conns.close()
 
+	if err := settleCell(); err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return display.Run(ctx, accept, log) })
 	group.Go(func() error {

@@ -8,11 +8,13 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"hearth/hw/tpm"
+	"hearth/initramfs/cell"
 	"hearth/node/api"
 	"hearth/node/vault"
 )
@@ -45,6 +47,10 @@ func runVault(ctx context.Context, args []string) error {
 	if err := keepMemoryPrivate(log, f.developer); err != nil {
 		return err
 	}
+	rules := cell.Rules{Kind: cell.Local, Write: []string{f.dir, filepath.Dir(f.api)}, Devices: []string{f.tpm}}
+	if err := enterCell(log, rules); err != nil {
+		return err
+	}
 	return serveVault(ctx, f, log)
 }
 
@@ -62,6 +68,9 @@ func serveVault(ctx context.Context, f vaultFlags, log *slog.Logger) error {
 	users := []uint32{api.UIDMessenger, api.UIDNode}
 	listener, err := api.Listen(f.api, users...)
 	if err != nil {
+		return err
+	}
+	if err := settleCell(); err != nil {
 		return err
 	}
 	server := api.NewServer(users...)
