@@ -225,6 +225,48 @@ func TestListReader(t *testing.T) {
 	}
 }
 
+func TestScanner(t *testing.T) {
+	s := bt.NewScanner([]byte("d1:ali7e2:xyee trailing"))
+	var kinds []byte
+	kind := func() {
+		k, err := s.Kind()
+		if err != nil {
+			t.Fatal(err)
+		}
+		kinds = append(kinds, k)
+	}
+	kind()
+	if err := s.Open('l'); !errors.Is(err, bt.ErrType) {
+		t.Errorf("a dictionary opened as a list: %v", err)
+	}
+	err1 := s.Open('d')
+	key, err2 := s.Bytes()
+	kind()
+	err3 := s.Open('l')
+	kind()
+	n, err4 := s.Int()
+	kind()
+	v, err5 := s.Value()
+	kind()
+	inner, err6 := s.End()
+	outer, err7 := s.End()
+	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7); err != nil {
+		t.Fatal(err)
+	}
+	if string(key) != "a" || n != 7 || !reflect.DeepEqual(v, []byte("xy")) || !inner || !outer || string(kinds) != "dlise" || s.Offset() != 14 {
+		t.Errorf("key %q, %d, %q, ends %v and %v, kinds %q, offset %d", key, n, v, inner, outer, kinds, s.Offset())
+	}
+	if _, err := s.Kind(); !errors.Is(err, bt.ErrSyntax) {
+		t.Errorf("a byte that begins nothing: %v", err)
+	}
+	if _, err := bt.NewScanner(nil).Kind(); !errors.Is(err, bt.ErrSyntax) {
+		t.Errorf("the end of the input: %v", err)
+	}
+	if _, err := bt.NewScanner([]byte("i9223372036854775808e")).Int(); !errors.Is(err, bt.ErrRange) {
+		t.Errorf("an integer beyond int64: %v", err)
+	}
+}
+
 func FuzzUnmarshal(f *testing.F) {
 	for _, s := range []string{"i1e", "i-0e", "03:abc", "d1:bi1e1:ai2ee", "li1eXe", "d4:data1:x6:hop_noi1ee"} {
 		f.Add([]byte(s))

@@ -36,21 +36,25 @@ const ephemeralDomain = "SessionBoxEphemeralHashKey"
 // Errors: account.ErrNotSessionID, and keys.ErrLowOrder for an ID whose
 // messages anybody could read.
 func Encrypt(rand io.Reader, sender *account.Account, to account.ID, plaintext []byte) ([]byte, error) {
+	return encrypt(rand, sender.Keys(), to, plaintext)
+}
+
+func encrypt(rand io.Reader, sender *keys.Pair, to account.ID, plaintext []byte) ([]byte, error) {
 	if to.Prefix() != account.PrefixAccount {
 		return nil, fmt.Errorf("encrypting: %w", account.ErrNotSessionID)
 	}
 	recipient := to.Key()
-	if _, err := sender.Keys().Shared(recipient); err != nil {
+	if _, err := sender.Shared(recipient); err != nil {
 		return nil, fmt.Errorf("encrypting: %w", err)
 	}
 
-	public := sender.Keys().Ed25519()
+	public := sender.Ed25519()
 	inner := make([]byte, 0, len(plaintext)+trailer)
 	inner = append(inner, plaintext...)
 	inner = append(inner, public[:]...)
 	// The recipient's key is signed but not sent, so that a recipient cannot
 	// seal the message again for somebody else in the sender's name.
-	signature := sender.Keys().Sign(append(inner, recipient[:]...))
+	signature := sender.Sign(append(inner, recipient[:]...))
 	inner = append(inner, signature...)
 
 	sealed, err := box.SealAnonymous(nil, inner, &recipient, rand)
@@ -65,11 +69,15 @@ func Encrypt(rand io.Reader, sender *account.Account, to account.ID, plaintext [
 // equal output. libsession wraps configuration messages this way; a
 // conversation must not use it, because it shows that a message was repeated.
 func EncryptDeterministic(sender *account.Account, to account.ID, plaintext []byte) ([]byte, error) {
+	return encryptDeterministic(sender.Keys(), to, plaintext)
+}
+
+func encryptDeterministic(sender *keys.Pair, to account.ID, plaintext []byte) ([]byte, error) {
 	hash, err := blake2b.New256([]byte(ephemeralDomain))
 	if err != nil {
 		return nil, fmt.Errorf("deriving a one-time key: %w", err)
 	}
-	seed, recipient := sender.Keys().Seed(), to.Key()
+	seed, recipient := sender.Seed(), to.Key()
 	defer clear(seed[:])
 	hash.Write(seed[:])
 	hash.Write(recipient[:])
@@ -79,17 +87,21 @@ func EncryptDeterministic(sender *account.Account, to account.ID, plaintext []by
 	// secret key; SealAnonymous reads exactly that secret from its source.
 	expanded := sha512.Sum512(hash.Sum(nil))
 	defer clear(expanded[:])
-	return Encrypt(bytes.NewReader(expanded[:keySize]), sender, to, plaintext)
+	return encrypt(bytes.NewReader(expanded[:keySize]), sender, to, plaintext)
 }
 
 // Decrypt opens a ciphertext of [Encrypt] and returns the verified sender and
 // the plaintext, still padded if it was. Errors: [ErrMalformed] when it is too
 // short, [ErrNotForUs], [ErrSignature].
 func Decrypt(recipient *account.Account, ciphertext []byte) (sender account.ID, plaintext []byte, err error) {
+	return decrypt(recipient.Keys(), ciphertext)
+}
+
+func decrypt(recipient *keys.Pair, ciphertext []byte) (sender account.ID, plaintext []byte, err error) {
 	if len(ciphertext) < Overhead {
 		return account.ID{}, nil, fmt.Errorf("ciphertext of %d bytes: %w", len(ciphertext), ErrMalformed)
 	}
-	public, secret := recipient.Keys().X25519(), recipient.Keys().X25519Secret()
+	public, secret := recipient.X25519(), recipient.X25519Secret()
 	defer clear(secret[:])
 	inner, ok := box.OpenAnonymous(nil, ciphertext, &public, &secret)
 	if !ok {

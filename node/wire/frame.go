@@ -64,7 +64,11 @@ func unframe(data []byte) (*sessionpb.Envelope, error) {
 // us do, and one bad byte must not hide the other messages of a conversation.
 // Broken bytes become U+FFFD, as in JavaScript clients.
 func parseContent(padded []byte) (*sessionpb.Content, error) {
-	plain := Unpad(padded)
+	return readContent(Unpad(padded))
+}
+
+// readContent is parseContent for what was not padded.
+func readContent(plain []byte) (*sessionpb.Content, error) {
 	if len(plain) == 0 {
 		return nil, fmt.Errorf("empty content: %w", ErrMalformed)
 	}
