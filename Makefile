@@ -2,7 +2,8 @@
 # a Go program under build/cmd; this file only gives them short names.
 
 # BOARD=amd64 is QEMU's standard PC with the distribution's kernel,
-# BOARD=virt-arm64 its ARM board with our own kernel.
+# BOARD=virt-arm64 its ARM board with our own kernel, BOARD=raspi3b a Raspberry Pi 3
+# that starts from the SD card of `make image`.
 BOARD ?= amd64
 
 .PHONY: run test deps image devnet bench
@@ -23,7 +24,7 @@ test: deps
 	@echo "== tests"
 	CGO_ENABLED=0 go test ./...
 	@echo "== boots"
-	CGO_ENABLED=0 go test -tags boot -count=1 -timeout 60m -v -run 'TestTheApplianceStarts|TestFirstLight|TestCells' ./build/emulator ./build/lab
+	CGO_ENABLED=0 go test -tags boot -count=1 -timeout 60m -v -run 'TestTheApplianceStarts|TestFirstLight|TestCells|TestSDCard|TestTwoCheckouts' ./build/emulator ./build/lab ./build/sdcard
 
 # The figures of the README.
 bench:
@@ -37,6 +38,7 @@ devnet:
 deps:
 	@go run ./build/cmd/deps
 
-# Make the kernel and the initramfs, and say where they are.
+# Make the image of an SD card for a Raspberry Pi, and say where it is and how to
+# write it to a card. With BOARD=amd64 or BOARD=virt-arm64: kernel and initramfs.
 image: deps
-	@go run ./build/cmd/image -target $(BOARD)
+	@go run ./build/cmd/image -target $(if $(filter file,$(origin BOARD)),pi,$(BOARD))

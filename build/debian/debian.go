@@ -4,7 +4,8 @@
 //
 // Candidate asks apt what it would install, Fetch downloads that file into a
 // cache and checks its SHA-256 against apt's signed index, Unpack lays its files
-// out in a folder. The commands used are apt-cache, apt-get and dpkg-deb.
+// out in a folder. The commands used are apt-cache, apt-get and dpkg-deb. What the
+// machine's own apt does not offer comes from an Archive.
 package debian
 
 import (
@@ -18,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -38,7 +40,12 @@ func (p Package) String() string { return p.Name + " " + p.Version }
 // error is ErrUnknown when the archive has no such package, or apt's lists were
 // never fetched.
 func Candidate(ctx context.Context, name string) (Package, error) {
-	out, err := command(ctx, "", "apt-cache", "show", "--no-all-versions", name)
+	return candidate(ctx, nil, name)
+}
+
+// candidate asks apt with more options.
+func candidate(ctx context.Context, options []string, name string) (Package, error) {
+	out, err := command(ctx, "", "apt-cache", append(options, "show", "--no-all-versions", name)...)
 	if errors.Is(err, exec.ErrNotFound) {
 		return Package{}, fmt.Errorf("%w: this needs a Debian or Ubuntu machine", err)
 	}
@@ -100,6 +107,10 @@ func parse(out []byte) Package {
 // already, and returns its path. The file's name carries the start of its
 // SHA-256, so versions do not overwrite each other.
 func Fetch(ctx context.Context, p Package, dir string) (string, error) {
+	return fetch(ctx, nil, p, dir)
+}
+
+func fetch(ctx context.Context, options []string, p Package, dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
@@ -112,11 +123,7 @@ func Fetch(ctx context.Context, p Package, dir string) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
-	args := []string{"-q", "download", p.Name + "=" + p.Version}
-	if os.Geteuid() == 0 {
-		// apt would drop to a user that cannot write here, and complain.
-		args = append([]string{"-o", "APT::Sandbox::User=root"}, args...)
-	}
+	args := append(slices.Concat(options, sandbox()), "-q", "download", p.Name+"="+p.Version)
 	if out, err := command(ctx, tmp, "apt-get", args...); err != nil {
 		return "", fmt.Errorf("download %s: %w (an outdated list of packages? run: apt-get update)\n%s", p, err, out)
 	}
@@ -128,6 +135,15 @@ func Fetch(ctx context.Context, p Package, dir string) (string, error) {
 		return "", fmt.Errorf("download %s: %w", p, err)
 	}
 	return path, os.Rename(found[0], path)
+}
+
+// sandbox keeps apt from dropping to a user that cannot write where we want it to,
+// which it would do for root.
+func sandbox() []string {
+	if os.Geteuid() == 0 {
+		return []string{"-o", "APT::Sandbox::User=root"}
+	}
+	return nil
 }
 
 func verify(path, want string) error {

@@ -3,6 +3,7 @@ package debian
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,5 +61,33 @@ func TestACachedFileIsOnlyTakenWhenItsHashIsRight(t *testing.T) {
 	}
 	if err := verify(path, hex.EncodeToString(sum[:])); err == nil {
 		t.Error("a file that was cut short was taken")
+	}
+}
+
+// The archive is asked with a list of its own: whatever this machine's sources are,
+// nothing is looked up in them and nothing of them changes.
+func TestAnArchiveKeepsItsListsApart(t *testing.T) {
+	dir := t.TempDir()
+	options, err := Archive{Suite: "trixie", Component: "non-free-firmware"}.options(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := filepath.Join(dir, "lists-trixie-non-free-firmware")
+	for _, want := range []string{
+		"Dir::Etc::SourceList=" + filepath.Join(home, "sources.list"), "Dir::Etc::SourceParts=/dev/null",
+		"Dir::State::Lists=" + filepath.Join(home, "lists"), "Dir::Cache=" + home,
+	} {
+		if !slices.Contains(options, want) {
+			t.Errorf("%q is not in %q", want, options)
+		}
+	}
+	got, err := os.ReadFile(filepath.Join(home, "sources.list"))
+	want := "deb [signed-by=" + Keyring + "] http://deb.debian.org/debian trixie non-free-firmware\n"
+	if err != nil || string(got) != want {
+		t.Errorf("%q, %v", got, err)
+	}
+	// Its lists are empty, so that a package which every machine knows is unknown.
+	if _, err := candidate(t.Context(), options, "dpkg"); !errors.Is(err, ErrUnknown) {
+		t.Errorf("dpkg: %v", err)
 	}
 }

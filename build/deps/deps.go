@@ -44,6 +44,8 @@ var Needs = []Need{
 	{Package: "tar", Program: "tar", For: "the arm64 kernel"},
 	{Package: "xz-utils", Program: "xz", For: "the arm64 kernel"},
 	{Package: "bzip2", Program: "bzip2", For: "the arm64 kernel"},
+	{Package: "device-tree-compiler", Program: "fdtoverlay", For: "the device trees of the SD card"},
+	{Package: "debian-archive-keyring", File: debian.Keyring, For: "checking the Raspberry Pi's firmware"},
 	{Package: "gcc-aarch64-linux-gnu", Program: "aarch64-linux-gnu-gcc", For: "the arm64 kernel"},
 }
 

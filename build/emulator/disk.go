@@ -7,15 +7,14 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/diskfs/go-diskfs/backend/file"
-	"github.com/diskfs/go-diskfs/filesystem/ext4"
-
 	"hearth/initramfs/boot"
+	"hearth/initramfs/disk"
 )
 
-// NewDisk makes a data disk of the given size in MiB, 64 to 1024: an empty ext4
-// file system with the label that the appliance looks for. The file is sparse,
-// an empty disk takes about a megabyte. An existing file is left as it is.
+// NewDisk makes a data disk of the given size in MiB, at least 64: an empty ext4
+// file system with the label that the appliance looks for, which the appliance lets
+// grow to the end of the disk. The file is sparse, an empty disk takes about ten
+// megabytes. An existing file is left as it is.
 func NewDisk(path string, mebibytes int) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
@@ -35,20 +34,7 @@ func NewDisk(path string, mebibytes int) error {
 	if err := tmp.Truncate(size); err != nil {
 		return err
 	}
-	features := []ext4.FeatureOpt{}
-	if mebibytes < 256 {
-		// The library's reserved blocks for growing do not fit a small disk.
-		features = append(features, ext4.WithFeatureReservedGDTBlocksForExpansion(false))
-	}
-	disk, err := ext4.Create(file.New(tmp, false), size, 0, 512, &ext4.Params{
-		VolumeName:      boot.DataLabel,
-		SectorsPerBlock: 8, // 4096-byte blocks
-		Features:        features,
-	})
-	if err != nil {
-		return fmt.Errorf("make data disk: %w", err)
-	}
-	if err := disk.Close(); err != nil {
+	if err := disk.Format(tmp, size, boot.DataLabel); err != nil {
 		return fmt.Errorf("make data disk: %w", err)
 	}
 	return os.Rename(tmp.Name(), path)

@@ -1,7 +1,7 @@
 // Package emulator runs the appliance in QEMU, with a TPM from swtpm.
 //
-// Start takes a kernel, an initramfs and a data disk (see NewDisk) and returns a
-// Machine whose serial line is a connection; nothing that the machine says on it
+// Start takes a kernel, an initramfs and a data disk (see NewDisk), for a Raspberry
+// Pi an SD card and what a board would start from it, and returns a Machine whose serial line is a connection; nothing that the machine says on it
 // is lost. The machine's panel is a Unix socket that a viewer may open and close
 // as it likes. Stop ends what Start began, and nothing else: every process is
 // this program's own child, every socket lies in a folder of its own.
@@ -30,18 +30,25 @@ import (
 // Target is a kind of machine.
 type Target string
 
-// The targets. AMD64 is QEMU's standard PC, VirtARM64 its board "virt".
+// The targets. AMD64 is QEMU's standard PC, VirtARM64 its board "virt". RaspberryPi3
+// is the one board of which QEMU has enough for us: an SD card, a serial line, and a
+// network adapter on USB; no TPM and no panel. The vendor's firmware does not run
+// there: see Options.Tree.
 const (
-	AMD64     Target = "amd64"
-	VirtARM64 Target = "virt-arm64"
+	AMD64        Target = "amd64"
+	VirtARM64    Target = "virt-arm64"
+	RaspberryPi3 Target = "raspi3b"
 )
+
+// Targets lists them all.
+var Targets = []Target{AMD64, VirtARM64, RaspberryPi3}
 
 // Arch is the target's GOARCH.
 func (t Target) Arch() string {
-	if t == VirtARM64 {
-		return "arm64"
+	if t == AMD64 {
+		return "amd64"
 	}
-	return "amd64"
+	return "arm64"
 }
 
 // hardware is how QEMU makes the machine.
@@ -52,8 +59,9 @@ var hardware = map[Target]struct {
 	tpm     string // the device that shows the TPM to the guest
 	console string
 }{
-	AMD64:     {"qemu-system-x86_64", "q35", "max", "tpm-tis", "ttyS0"},
-	VirtARM64: {"qemu-system-aarch64", "virt,gic-version=3", "cortex-a72", "tpm-tis-device", "ttyAMA0"},
+	AMD64:        {"qemu-system-x86_64", "q35", "max", "tpm-tis", "ttyS0"},
+	VirtARM64:    {"qemu-system-aarch64", "virt,gic-version=3", "cortex-a72", "tpm-tis-device", "ttyAMA0"},
+	RaspberryPi3: {"qemu-system-aarch64", "raspi3b", "cortex-a53", "", ""},
 }
 
 // Forward lets the host reach a TCP port of the guest.
@@ -67,7 +75,9 @@ type Options struct {
 	Target      Target
 	Kernel      string // path
 	Initramfs   string // path
-	Disk        string // path of the data disk; "" = none
+	Disk        string // path of the data disk, on a board of the SD card; "" = none
+	Tree        string // path of the device tree, of a board only
+	BootLine    string // the board's own kernel command line, of a board only
 	TPM         string // folder that holds the TPM's state, the TPM itself, so to speak; "" = no TPM
 	Memory      int    // MiB, 0 = 256
 	CommandLine string // added to the kernel's command line
@@ -107,39 +117,14 @@ func Start(ctx context.Context, o Options) (_ *Machine, err error) {
 			m.Stop()
 		}
 	}()
-	m.Accelerated = o.Cache != "" && probeKVM(ctx, o)
-
-	args := []string{
-		"-nodefaults", "-no-user-config", "-display", "none",
-		"-M", hw.machine, "-smp", "2", "-m", strconv.Itoa(cmp.Or(o.Memory, 256)),
-		"-kernel", o.Kernel, "-initrd", o.Initramfs,
-		"-append", strings.TrimSpace("console=" + hw.console + ",115200 panic=-1 oops=panic quiet loglevel=1 " + o.CommandLine),
-		"-device", "virtio-rng-pci",
+	var args []string
+	if o.Target == RaspberryPi3 {
+		args, err = board(o)
+	} else {
+		args, err = m.virtual(ctx, o)
 	}
-	args = append(args, accelerate(m.Accelerated, hw.cpu)...)
-	if o.TPM != "" {
-		control, err := m.startTPM(ctx, o.TPM)
-		if err != nil {
-			return nil, err
-		}
-		args = append(args, "-chardev", "socket,id=tpm,path="+control,
-			"-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", hw.tpm+",tpmdev=tpm")
-	}
-	if o.Disk != "" {
-		args = append(args, "-drive", "file="+escape(o.Disk)+",if=none,id=data,format=raw,discard=unmap",
-			"-device", "virtio-blk-pci,drive=data")
-	}
-	network := "user,id=net,ipv6=off"
-	for _, f := range o.Forwards {
-		network += fmt.Sprintf(",hostfwd=tcp:%s:%d-:%d", f.Host.Addr(), f.Host.Port(), f.Guest)
-	}
-	// No boot ROM: the kernel comes from -kernel.
-	args = append(args, "-netdev", network, "-device", "virtio-net-pci,netdev=net,romfile=")
-	if o.Panel != "" {
-		os.Remove(o.Panel)
-		args = append(args, "-device", "virtio-serial-pci",
-			"-chardev", "socket,id=panel,server=on,wait=off,path="+escape(o.Panel),
-			"-device", "virtserialport,chardev=panel,name="+panel.PortName)
+	if err != nil {
+		return nil, err
 	}
 
 	// QEMU connects to us and not the other way round, so that the first byte of
@@ -170,6 +155,75 @@ func Start(ctx context.Context, o Options) (_ *Machine, err error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// virtual are the arguments for a machine that is made of virtio devices. It starts
+// the TPM.
+func (m *Machine) virtual(ctx context.Context, o Options) ([]string, error) {
+	hw := hardware[o.Target]
+	m.Accelerated = o.Cache != "" && probeKVM(ctx, o)
+	args := []string{
+		"-nodefaults", "-no-user-config", "-display", "none",
+		"-M", hw.machine, "-smp", "2", "-m", strconv.Itoa(cmp.Or(o.Memory, 256)),
+		"-kernel", o.Kernel, "-initrd", o.Initramfs,
+		"-append", strings.TrimSpace("console=" + hw.console + ",115200 panic=-1 oops=panic quiet loglevel=1 " + o.CommandLine),
+		"-device", "virtio-rng-pci",
+	}
+	args = append(args, accelerate(m.Accelerated, hw.cpu)...)
+	if o.TPM != "" {
+		control, err := m.startTPM(ctx, o.TPM)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, "-chardev", "socket,id=tpm,path="+control,
+			"-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", hw.tpm+",tpmdev=tpm")
+	}
+	if o.Disk != "" {
+		args = append(args, "-drive", "file="+escape(o.Disk)+",if=none,id=data,format=raw,discard=unmap",
+			"-device", "virtio-blk-pci,drive=data")
+	}
+	// No boot ROM: the kernel comes from -kernel.
+	args = append(args, "-netdev", network(o), "-device", "virtio-net-pci,netdev=net,romfile=")
+	if o.Panel != "" {
+		os.Remove(o.Panel)
+		args = append(args, "-device", "virtio-serial-pci",
+			"-chardev", "socket,id=panel,server=on,wait=off,path="+escape(o.Panel),
+			"-device", "virtserialport,chardev=panel,name="+panel.PortName)
+	}
+	return args, nil
+}
+
+// ErrNoDevice says that the emulated board lacks something that was asked for.
+var ErrNoDevice = errors.New("the emulated board has no such device")
+
+// board are the arguments for a Raspberry Pi 3: its processors, memory and serial
+// lines are as they are. The second serial line is the one on the pins.
+func board(o Options) ([]string, error) {
+	if o.TPM != "" || o.Panel != "" {
+		return nil, fmt.Errorf("%w: TPM or panel", ErrNoDevice)
+	}
+	hw := hardware[o.Target]
+	args := []string{
+		"-nodefaults", "-no-user-config", "-display", "none", "-M", hw.machine,
+		"-kernel", o.Kernel, "-initrd", o.Initramfs, "-dtb", o.Tree,
+		"-append", strings.TrimSpace(o.BootLine + " " + o.CommandLine),
+		"-netdev", network(o), "-device", "usb-net,netdev=net",
+		"-serial", "null",
+	}
+	args = append(args, accelerate(false, hw.cpu)...)
+	if o.Disk != "" {
+		args = append(args, "-drive", "file="+escape(o.Disk)+",if=sd,format=raw")
+	}
+	return args, nil
+}
+
+// network is the guest's network, behind QEMU's own router.
+func network(o Options) string {
+	network := "user,id=net,ipv6=off"
+	for _, f := range o.Forwards {
+		network += fmt.Sprintf(",hostfwd=tcp:%s:%d-:%d", f.Host.Addr(), f.Host.Port(), f.Guest)
+	}
+	return network
 }
 
 // startTPM starts a software TPM and returns the path of its control socket.

@@ -53,6 +53,12 @@ func TestAnExistingDataDiskIsKept(t *testing.T) {
 	}
 }
 
+func TestABoardHasNoTPM(t *testing.T) {
+	if _, err := Start(t.Context(), Options{Target: RaspberryPi3, TPM: t.TempDir()}); !errors.Is(err, ErrNoDevice) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestAnUnknownTargetIsRefused(t *testing.T) {
 	if _, err := Start(t.Context(), Options{Target: "vax"}); err == nil {
 		t.Error("it started")

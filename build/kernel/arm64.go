@@ -17,11 +17,15 @@ import (
 
 	"hearth/build/debian"
 	appliance "hearth/firmware/kernel"
+	"hearth/firmware/pi"
 )
 
 // recipe is part of the cache key: raise it when the steps below change what
 // comes out.
-const recipe = "1"
+const recipe = "2"
+
+// trees is where a kernel's device trees lie in the cache.
+const trees = "trees"
 
 // steps is the number of lines that make prints for our configuration, counted
 // with 6.12; it only feeds the percentage on the screen.
@@ -51,9 +55,10 @@ func Arm64(ctx context.Context, cache string, jobs int, progress io.Writer) (Ker
 	if err != nil {
 		return Kernel{}, err
 	}
-	inputs := fmt.Sprintf("arm64\n%s\n%s\n%s\n%s\n%x\n", recipe, source.Name, source.Version, source.SHA256, appliance.Config)
+	inputs := fmt.Sprintf("arm64\n%s\n%s\n%s\n%s\n%x\n%s\n", recipe, source.Name, source.Version, source.SHA256,
+		appliance.Config, strings.Join(pi.Trees(), " "))
 	home := filepath.Join(cache, "kernel-"+key(inputs))
-	done := Kernel{Image: filepath.Join(home, "Image"), Source: source.String()}
+	done := Kernel{Image: filepath.Join(home, "Image"), Source: source.String(), Trees: filepath.Join(home, trees)}
 	if _, err := os.Stat(done.Image); err == nil {
 		return done, nil
 	}
@@ -106,17 +111,29 @@ func Arm64(ctx context.Context, cache string, jobs int, progress io.Writer) (Ker
 	if err := b.make(ctx, "Image"); err != nil {
 		return Kernel{}, err
 	}
+	// With symbols, so that the TPM can be added to a finished tree.
+	targets := []string{"DTC_FLAGS=-@"}
+	for _, name := range pi.Trees() {
+		targets = append(targets, "broadcom/"+name)
+	}
+	if err := b.make(ctx, targets...); err != nil {
+		return Kernel{}, err
+	}
 
 	// Put the result in place in one step, so that an interrupted build is never
 	// taken for a finished one.
 	ready := filepath.Join(work, "ready")
-	if err := os.Mkdir(ready, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(ready, trees), 0o755); err != nil {
 		return Kernel{}, err
 	}
-	for from, to := range map[string]string{
+	results := map[string]string{
 		filepath.Join(b.out, "arch/arm64/boot/Image"): "Image",
 		filepath.Join(b.out, ".config"):               "config",
-	} {
+	}
+	for _, name := range pi.Trees() {
+		results[filepath.Join(b.out, "arch/arm64/boot/dts/broadcom", name)] = filepath.Join(trees, name)
+	}
+	for from, to := range results {
 		if err := os.Rename(from, filepath.Join(ready, to)); err != nil {
 			return Kernel{}, fmt.Errorf("kernel: the build left no %s: %w", to, err)
 		}

@@ -23,6 +23,7 @@ type Kernel struct {
 	Image   string   // path of the file for QEMU's -kernel
 	Source  string   // package and version it comes from
 	Modules []string // paths of uncompressed modules (.ko), in the order to load them
+	Trees   string   // folder of the boards' device trees; "" = the machine describes itself
 }
 
 // CacheDir is where kernels and downloaded packages are kept: "hearth" in the

@@ -29,7 +29,7 @@ func Claim(dir string, fresh bool) (unlock func(), err error) {
 	}
 	if fresh {
 		// By name, so that a wrong folder loses nothing.
-		for _, name := range []string{"data.img", "tpm", "network", "friend"} {
+		for _, name := range []string{"data.img", "card.img", "tpm", "network", "friend"} {
 			if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
 				lock.Close()
 				return nil, fmt.Errorf("forgetting an earlier run: %w", err)

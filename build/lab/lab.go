@@ -4,7 +4,7 @@
 //
 // Open brings up everything but the appliance; Boot switches that on, as often
 // as one likes. What has to survive a power cut lies in a folder: the TPM's state,
-// the data disk, the network's nodes and the friend's account. Opening the same
+// the data disk or the SD card, the network's nodes and the friend's account. Opening the same
 // folder again continues the same world.
 package lab
 
@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,14 +28,22 @@ import (
 	"hearth/build/emulator"
 	"hearth/build/image"
 	"hearth/build/kernel"
+	"hearth/build/sdcard"
+	"hearth/firmware/pi"
 	"hearth/hw/panel/viewer"
+	"hearth/initramfs/ntptest"
 )
 
 const (
-	nodePort    = 22021 // of the node in the guest, the storage server's port
-	portsApart  = 200   // from the seed's port to that of the appliance's node
-	diskSize    = 512   // MiB, sparse
-	gatewayRule = "127.0.0.0/8=10.0.2.2"
+	nodePort   = 22021   // of the node in the guest, the storage server's port
+	portsApart = 200     // from the seed's port to that of the appliance's node
+	diskSize   = 512     // MiB, sparse
+	cardSize   = 1 << 30 // bytes, sparse; QEMU wants a power of two
+
+	// emulatedTree belongs to the one board that QEMU has.
+	emulatedTree = "bcm2837-rpi-3-b.dtb"
+	gateway      = "10.0.2.2" // this machine, as the guest sees it
+	gatewayRule  = "127.0.0.0/8=" + gateway
 )
 
 // applianceHost is where the appliance's node is found: in a /24 of its own, as
@@ -60,6 +69,7 @@ type Lab struct {
 	Friend    *Friend
 	Kernel    kernel.Kernel
 	Initramfs image.Initramfs
+	Card      sdcard.Image // of a Raspberry Pi
 	PanelURL  string
 
 	options   Options
@@ -104,21 +114,14 @@ func Open(ctx context.Context, o Options) (_ *Lab, err error) {
 		l.PanelURL = "http://" + listener.Addr().String() + "/"
 	}
 
-	l.say("kernel     for %s", o.Board)
-	if l.Kernel, err = kernel.For(ctx, o.Board.Arch(), l.cache, runtime.NumCPU(), o.Progress); err != nil {
-		return nil, fmt.Errorf("getting the kernel: %w", err)
+	if o.Board == emulator.RaspberryPi3 {
+		err = l.buildCard(ctx)
+	} else {
+		err = l.build(ctx)
 	}
-	l.say("           %s", l.Kernel.Source)
-
-	l.say("image      compiling and packing")
-	l.Initramfs, err = image.Build(ctx, image.Options{
-		Source: o.Source, Arch: o.Board.Arch(), Modules: l.Kernel.Modules,
-		Output: filepath.Join(o.Dir, "initramfs.zst"), Tags: o.Tags,
-	})
 	if err != nil {
-		return nil, fmt.Errorf("building the image: %w", err)
+		return nil, err
 	}
-	l.say("           %.1f MiB compressed, sha256 %s", float64(l.Initramfs.Compressed)/(1<<20), l.Initramfs.SHA256)
 
 	l.say("network    starting service nodes on loopback")
 	l.Network, err = devnet.Start(ctx, devnet.Config{
@@ -146,6 +149,43 @@ func Open(ctx context.Context, o Options) (_ *Lab, err error) {
 	return l, nil
 }
 
+// build makes kernel and initramfs of a virtual machine.
+func (l *Lab) build(ctx context.Context) (err error) {
+	o := l.options
+	l.say("kernel     for %s", o.Board)
+	if l.Kernel, err = kernel.For(ctx, o.Board.Arch(), l.cache, runtime.NumCPU(), o.Progress); err != nil {
+		return fmt.Errorf("getting the kernel: %w", err)
+	}
+	l.say("           %s", l.Kernel.Source)
+
+	l.say("image      compiling and packing")
+	l.Initramfs, err = image.Build(ctx, image.Options{
+		Source: o.Source, Arch: o.Board.Arch(), Modules: l.Kernel.Modules,
+		Output: filepath.Join(o.Dir, "initramfs.zst"), Tags: o.Tags,
+	})
+	if err != nil {
+		return fmt.Errorf("building the image: %w", err)
+	}
+	l.say("           %.1f MiB compressed, sha256 %s", float64(l.Initramfs.Compressed)/(1<<20), l.Initramfs.SHA256)
+	return nil
+}
+
+// buildCard makes the image of a board's SD card.
+func (l *Lab) buildCard(ctx context.Context) (err error) {
+	o := l.options
+	l.say("image      of the SD card for %s", o.Board)
+	l.Card, err = sdcard.Build(ctx, sdcard.Options{
+		Source: o.Source, Output: filepath.Join(o.Dir, "sdcard.img"), Cache: l.cache, Tags: o.Tags, Progress: o.Progress,
+	})
+	if err != nil {
+		return fmt.Errorf("building the image: %w", err)
+	}
+	l.Kernel, l.Initramfs = l.Card.Kernel, l.Card.Initramfs
+	l.say("           %s, %s", l.Kernel.Source, l.Card.Firmware)
+	l.say("           a slot has %.1f MiB, image sha256 %s", float64(l.Card.Slot)/(1<<20), l.Card.SHA256)
+	return nil
+}
+
 // Appliance is the appliance while it is switched on.
 type Appliance struct {
 	*emulator.Machine
@@ -157,21 +197,12 @@ type Appliance struct {
 // Boot switches the appliance on. Its serial line is Machine.Serial. The panel's
 // page, if asked for, shows the first appliance that was booted, until its Stop.
 func (l *Lab) Boot(ctx context.Context) (a *Appliance, err error) {
-	disk := filepath.Join(l.options.Dir, "data.img")
-	if err := emulator.NewDisk(disk, diskSize); err != nil {
-		return nil, fmt.Errorf("making the data disk: %w", err)
-	}
-	tpm := filepath.Join(l.options.Dir, "tpm")
-	if err := os.MkdirAll(tpm, 0o700); err != nil {
-		return nil, err
-	}
 	public := l.address()
 	pin := l.Network.Pin()
 	socket := filepath.Join(l.run, "panel")
 	l.say("appliance  switching on, its node is %s", public)
-	machine, err := emulator.Start(ctx, emulator.Options{
-		Target: l.options.Board, Kernel: l.Kernel.Image, Initramfs: l.Initramfs.Path,
-		Disk: disk, TPM: tpm, Panel: socket, Cache: l.cache,
+	o := emulator.Options{
+		Target: l.options.Board, Cache: l.cache,
 		CommandLine: fmt.Sprintf("hearth.seed=%s hearth.seed-pin=%s hearth.gateway=%s hearth.public=%s",
 			l.Network.SeedURL(), hex.EncodeToString(pin[:]), gatewayRule, public),
 		// The guest reaches its own public address through the gateway, which is
@@ -180,7 +211,17 @@ func (l *Lab) Boot(ctx context.Context) (a *Appliance, err error) {
 			{Host: public, Guest: nodePort},
 			{Host: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), public.Port()), Guest: nodePort},
 		},
-	})
+	}
+	if o.Target == emulator.RaspberryPi3 {
+		err = l.insertCard(&o)
+	} else {
+		o.Panel = socket
+		err = l.plug(&o)
+	}
+	if err != nil {
+		return nil, err
+	}
+	machine, err := emulator.Start(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("starting the emulator: %w", err)
 	}
@@ -199,6 +240,42 @@ func (l *Lab) Boot(ctx context.Context) (a *Appliance, err error) {
 		l.say("panel      %s", l.PanelURL)
 	}
 	return a, nil
+}
+
+// plug gives a virtual machine its disk and its TPM.
+func (l *Lab) plug(o *emulator.Options) error {
+	o.Kernel, o.Initramfs = l.Kernel.Image, l.Initramfs.Path
+	o.Disk = filepath.Join(l.options.Dir, "data.img")
+	if err := emulator.NewDisk(o.Disk, diskSize); err != nil {
+		return fmt.Errorf("making the data disk: %w", err)
+	}
+	o.TPM = filepath.Join(l.options.Dir, "tpm")
+	return os.MkdirAll(o.TPM, 0o700)
+}
+
+// insertCard gives a board its SD card, with the present image in its slots, and
+// what the board's firmware would start from it. There is no TPM to emulate, so
+// the appliance runs in developer mode.
+func (l *Lab) insertCard(o *emulator.Options) error {
+	o.Disk = filepath.Join(l.options.Dir, "card.img")
+	if err := sdcard.Flash(l.Card.Path, o.Disk, cardSize); err != nil {
+		return fmt.Errorf("writing the card: %w", err)
+	}
+	board := pi.Boards[slices.IndexFunc(pi.Boards, func(b pi.Board) bool { return b.Tree == emulatedTree })]
+	found, err := sdcard.Extract(o.Disk, l.run, board.Filters...)
+	if err != nil {
+		return fmt.Errorf("reading the card: %w", err)
+	}
+	o.Kernel, o.Initramfs, o.Tree, o.BootLine = found.Kernel, found.Initramfs, found.Tree, found.CommandLine
+	// A board has no clock of its own that runs without power.
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	l.closers = append(l.closers, func() { conn.Close() })
+	go ntptest.Serve(conn, time.Now) // ends when conn is closed
+	o.CommandLine += fmt.Sprintf(" hearth.developer hearth.ntp=%s:%d", gateway, conn.LocalAddr().(*net.UDPAddr).Port)
+	return nil
 }
 
 // Stop pulls the plug, if the appliance has not switched itself off, and closes

@@ -7,6 +7,7 @@ package kernel
 
 import (
 	_ "embed"
+	"slices"
 	"strings"
 )
 
@@ -35,9 +36,17 @@ var Required = []string{
 	// The boards.
 	"ARCH_BCM2835", "RASPBERRYPI_FIRMWARE", "MMC_BCM2835", "MMC_SDHCI_IPROC", "BCMGENET", "USB_DWC2",
 	"NOP_USB_XCEIV", "USB_NET_SMSC95XX", "USB_LAN78XX", "PCIE_BRCMSTB", "SPI_BCM2835", "I2C_BCM2835",
+	"MMC_BLOCK", "MSDOS_PARTITION", "SERIAL_8250_BCM2835AUX", "BCM2835_WDT", "BROADCOM_PHY", "USB_NET_CDCETHER",
 	// Sandbox.
 	"SECCOMP_FILTER", "SECURITY_LANDLOCK", "SECURITY_LOCKDOWN_LSM_EARLY", "SECURITY_YAMA",
-	"PID_NS", "NAMESPACES",
+	"PID_NS", "NET_NS", "UTS_NS", "NAMESPACES", "CGROUPS", "MEMCG", "CGROUP_PIDS",
+	// Hardening: the kernel's memory closed even to root, freed memory empty, faults fatal.
+	"LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY", "INIT_ON_ALLOC_DEFAULT_ON", "INIT_ON_FREE_DEFAULT_ON",
+	"HARDENED_USERCOPY", "FORTIFY_SOURCE", "STACKPROTECTOR_STRONG", "SHADOW_CALL_STACK", "RANDOMIZE_BASE",
+	"SLAB_FREELIST_RANDOM", "SLAB_FREELIST_HARDENED", "UBSAN_BOUNDS", "UBSAN_TRAP", "PANIC_ON_OOPS",
+	"STRICT_KERNEL_RWX", "VMAP_STACK", "WATCHDOG_NOWAYOUT",
+	// Disk encryption, with and without the processor's help, and packet filters.
+	"CRYPTO_XTS", "CRYPTO_ADIANTUM", "CRYPTO_AES_ARM64_CE_BLK", "CRYPTO_AES_ARM64_BS", "NF_TABLES", "NF_TABLES_INET", "NFT_CT",
 }
 
 // Forbidden lists options that must not come out as "y" or "m": each one gives a
@@ -45,6 +54,39 @@ var Required = []string{
 var Forbidden = []string{
 	"MODULES", "DEVMEM", "KEXEC", "BPF_SYSCALL", "IO_URING", "USERFAULTFD", "USER_NS", "COREDUMP",
 	"BINFMT_SCRIPT", "BINFMT_MISC", "DEBUG_FS", "KPROBES", "MAGIC_SYSRQ", "LEGACY_TIOCSTI", "SWAP",
+	"KEXEC_FILE", "FTRACE", "PERF_EVENTS", "COMPAT", "VT", "HIBERNATION", "GPIO_SYSFS", "GPIO_CDEV_V1", "EFI", "ACPI",
+	"DEVPORT", "PROC_KCORE", "USB_STORAGE", "MODIFY_LDT_SYSCALL",
+}
+
+// absent lists, for each version of the kernel that was compiled and started with
+// this configuration, what it does not make of the options that appliance.config
+// asks for as "y". With these versions, any other loss is a mistake.
+var absent = map[string][]string{
+	"6.12": {
+		// Raspberry Pi 5, whose drivers came later.
+		"BCM2712_MIP", "MISC_RP1", "COMMON_CLK_RP1", "PINCTRL_RP1", "PINCTRL_BCM2712",
+		// They belong to set-top boxes (ARCH_BRCMSTB is off), and are asked for because
+		// later kernels need them for Raspberry Pi 5.
+		"PINCTRL_BRCMSTB", "SERIAL_8250_BCM7271",
+		// Comes with the ciphers that use it, and none does.
+		"CRYPTO_POLY1305_NEON",
+		// About 32-bit programs, which the kernel does not run (COMPAT is off).
+		"ARM64_ERRATUM_1742098",
+	},
+}
+
+// Version reads the version out of a finished .config, such as "6.12"; "" when it
+// does not say.
+func Version(dotConfig []byte) string {
+	for line := range strings.Lines(string(dotConfig)) {
+		// # Linux/arm64 6.12.117 Kernel Configuration
+		fields := strings.Fields(line)
+		if len(fields) == 5 && fields[0] == "#" && strings.HasPrefix(fields[1], "Linux/") && fields[3] == "Kernel" {
+			parts := strings.SplitN(fields[2], ".", 3)
+			return strings.Join(parts[:min(2, len(parts))], ".")
+		}
+	}
+	return ""
 }
 
 // Parse reads a .config or a KCONFIG_ALLCONFIG file into option → value, without
@@ -72,9 +114,11 @@ func Parse(config []byte) map[string]string {
 // Check compares a finished .config with what was wanted. Missing are the
 // required options that are not "y", unwelcome the forbidden ones that are on,
 // dropped all other options that appliance.config asked for as "y" and did not
-// get; those depend on the version of the source and are worth a line in the log.
+// get. Those depend on the version of the source; of a version that we know (see
+// absent) they are those that are known not to come, and all others are missing.
 func Check(dotConfig []byte) (missing, unwelcome, dropped []string) {
 	got, wanted := Parse(dotConfig), Parse(Config)
+	expected, known := absent[Version(dotConfig)]
 	required := make(map[string]bool)
 	for _, name := range Required {
 		required[name] = true
@@ -89,7 +133,12 @@ func Check(dotConfig []byte) (missing, unwelcome, dropped []string) {
 	}
 	for line := range strings.Lines(string(Config)) { // in the file's order
 		name, _, ok := strings.Cut(strings.TrimPrefix(line, "CONFIG_"), "=")
-		if ok && wanted[name] == "y" && got[name] != "y" && !required[name] {
+		if !ok || wanted[name] != "y" || got[name] == "y" || required[name] {
+			continue
+		}
+		if known && !slices.Contains(expected, name) {
+			missing = append(missing, name)
+		} else {
 			dropped = append(dropped, name)
 		}
 	}

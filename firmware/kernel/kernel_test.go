@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +20,68 @@ func TestTheConfigurationAsksForWhatIsRequiredAndForNothingForbidden(t *testing.
 	for _, name := range Forbidden {
 		if asked[name] == "y" {
 			t.Errorf("%s is forbidden and asked for", name)
+		}
+	}
+}
+
+// testdata has, for each version, the options that were on in the kernel that was
+// compiled and started.
+func TestEachKnownVersionMakesOfItWhatIsOnItsList(t *testing.T) {
+	for version, expected := range absent {
+		dotConfig, err := os.ReadFile("testdata/" + version + ".config")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := Version(dotConfig); got != version {
+			t.Errorf("the file of %s is of version %q", version, got)
+		}
+		missing, unwelcome, dropped := Check(dotConfig)
+		if len(missing) > 0 || len(unwelcome) > 0 {
+			t.Errorf("%s: missing %v, unwelcome %v", version, missing, unwelcome)
+		}
+		for _, name := range expected {
+			if !slices.Contains(dropped, name) {
+				t.Errorf("%s has %s, which is on the list of what it has not", version, name)
+			}
+		}
+		// Values that are no yes or no came out as asked, too.
+		got := Parse(dotConfig)
+		for name, value := range Parse(Config) {
+			if value != "y" && value != "n" && got[name] != value {
+				t.Errorf("%s: %s is %s, not %s", version, name, got[name], value)
+			}
+			if value == "n" && (got[name] == "y" || got[name] == "m") {
+				t.Errorf("%s: %s is on", version, name)
+			}
+		}
+	}
+}
+
+func TestALossInAKnownVersionIsAMistake(t *testing.T) {
+	dotConfig, err := os.ReadFile("testdata/6.12.config")
+	if err != nil {
+		t.Fatal(err)
+	}
+	without := strings.Replace(string(dotConfig), "CONFIG_SYN_COOKIES=y\n", "", 1)
+	if missing, _, _ := Check([]byte(without)); !slices.Equal(missing, []string{"SYN_COOKIES"}) {
+		t.Errorf("missing %v", missing)
+	}
+	later := strings.Replace(without, "6.12.117", "8.1.0", 1)
+	if missing, _, dropped := Check([]byte(later)); len(missing) > 0 || !slices.Contains(dropped, "SYN_COOKIES") {
+		t.Errorf("an unknown version: missing %v, dropped %v", missing, dropped)
+	}
+}
+
+func TestTheVersionIsRead(t *testing.T) {
+	for text, want := range map[string]string{
+		"# Linux/arm64 6.12.117 Kernel Configuration\n": "6.12",
+		"#\n# Linux/arm64 7.3.4 Kernel Configuration":   "7.3",
+		"# Linux/arm64 8 Kernel Configuration":          "8",
+		"# Automatically generated file; DO NOT EDIT.":  "",
+		"": "",
+	} {
+		if got := Version([]byte(text)); got != want {
+			t.Errorf("%q: %q", text, got)
 		}
 	}
 }

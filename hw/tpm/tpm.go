@@ -32,6 +32,12 @@
 // works too, with the parameters that it has and without clearing; the log says
 // so.
 //
+// # Measurements
+//
+// [TPM.Measure] extends a PCR with the digest of something that was started; a [Log]
+// of these can be replayed and compared with the chip by [TPM.Verify]. What that is
+// worth depends on who measures first, see [PCRSettings].
+//
 // # Without a chip
 //
 // [OpenDeveloper] offers the same methods on files, for development only.

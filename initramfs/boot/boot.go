@@ -8,15 +8,17 @@
 //	modules  drivers, where the kernel has them in files
 //	screen   panel and console start, so that there is something to look at
 //	tpm      the chip that seals the keys
-//	data     the partition labelled "hearth-data"
+//	data     the card's last partition, or the one labelled "hearth-data"
+//	measure  what has started, into the TPM's PCRs
 //	network  an address by DHCP; may come late, or never
-//	clock    a time that does not run backwards
+//	clock    a time that does not run backwards; the network's, where there is one
 //	run      the vault, the node and the messenger
 //
 // A stage starts when the stages it names are done, so the slow ones (a disk that
 // takes seconds to appear, DHCP) wait side by side. A stage that fails says so on
 // the console and in the Device interface; those that need it are not started,
-// the others are. PID 1 never exits: in the end it waits for somebody to switch
+// the others are. A stage may also be degraded: the data can be read, but no longer
+// changed, for example. PID 1 never exits: in the end it waits for somebody to switch
 // the appliance off.
 package boot
 
@@ -24,6 +26,7 @@ import (
 	"context"
 	"os"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,6 +53,8 @@ func Run() {
 	var (
 		parameters Parameters
 		serial     string // the serial line's device file
+		card       string // the SD card's, "" when there is none of ours
+		program    = programDigest()
 	)
 	stages := []Stage{
 		{Name: "mounts", Run: func(context.Context, Say) error {
@@ -61,6 +66,7 @@ func Run() {
 			return err
 		}},
 		{Name: "modules", After: []string{"console"}, Run: func(_ context.Context, say Say) error {
+			background.Go(func(context.Context) { program() })
 			return loadModules(modulesFolder, say)
 		}},
 		{Name: "screen", After: []string{"modules"}, Run: func(_ context.Context, say Say) error {
@@ -72,8 +78,17 @@ func Run() {
 		{Name: "tpm", After: []string{"modules"}, Run: func(ctx context.Context, say Say) error {
 			return findTPM(ctx, parameters.Developer, say)
 		}},
-		{Name: "data", After: []string{"modules"}, Run: func(ctx context.Context, say Say) error {
-			return mountData(ctx, say)
+		{Name: "data", After: []string{"modules"}, Run: func(ctx context.Context, say Say) (err error) {
+			if card, err = mountData(ctx, say); err != nil {
+				return err
+			}
+			background.Go(func(ctx context.Context) {
+				watchData(ctx, dataWritable, func(err error) {
+					say("DEGRADED: %v", err)
+					device.setTrouble("data", err.Error())
+				})
+			})
+			return nil
 		}},
 		{Name: "network", After: []string{"modules"}, Run: func(ctx context.Context, say Say) error {
 			return network(ctx, background, device.setAddress, say)
@@ -83,9 +98,16 @@ func Run() {
 				return err
 			}
 			background.Go(func(ctx context.Context) { keepClock(ctx, clockFile, say) })
+			if parameters.NTP != "" {
+				servers := strings.Split(parameters.NTP, ",")
+				background.Go(func(ctx context.Context) { systemClock(clockFile).follow(ctx, servers, askNTP, say) })
+			}
 			return nil
 		}},
-		{Name: "run", After: []string{"tpm", "data", "clock", "screen"}, Run: func(_ context.Context, say Say) error {
+		{Name: "measure", After: []string{"tpm", "data"}, Run: func(_ context.Context, say Say) error {
+			return measureAll(program, card, say)
+		}},
+		{Name: "run", After: []string{"measure", "clock", "screen"}, Run: func(_ context.Context, say Say) error {
 			for _, s := range keyServices(parameters, say) {
 				services.Start(s)
 			}

@@ -17,6 +17,9 @@ import (
 // message is from the future.
 var earliest = time.Date(2026, time.November, 1, 0, 0, 0, 0, time.UTC)
 
+// latest is a time that this program will not see.
+var latest = earliest.AddDate(30, 0, 0)
+
 // clockFile keeps the last known time over a power cut.
 var clockFile = filepath.Join(DataFolder, "clock")
 
@@ -65,7 +68,7 @@ func clockFloor(path string) time.Time {
 		return earliest
 	}
 	saved, err := time.Parse(time.RFC3339, strings.TrimSpace(string(text)))
-	if err != nil || saved.Before(earliest) || saved.After(earliest.AddDate(30, 0, 0)) {
+	if err != nil || saved.Before(earliest) || saved.After(latest) {
 		return earliest
 	}
 	return saved

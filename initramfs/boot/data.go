@@ -1,18 +1,19 @@
 package boot
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"hearth/firmware/card"
+	"hearth/initramfs/disk"
 )
 
 const (
@@ -25,29 +26,172 @@ const (
 
 // Errors of the data stage.
 var (
-	ErrNoData   = errors.New("no disk or partition with an ext4 file system labelled " + DataLabel)
-	ErrManyData = errors.New("more than one file system is labelled " + DataLabel)
+	ErrNoData   = errors.New("no card of the appliance, and no disk or partition with an ext4 file system labelled " + DataLabel)
+	ErrManyData = errors.New("more than one place for the appliance's data")
+	// ErrReadOnly says that the data can be looked at and not changed.
+	ErrReadOnly = errors.New("the data is read-only, nothing new can be kept")
 )
 
-// mountData finds and mounts the data partition and makes the services' folders.
-func mountData(ctx context.Context, say Say) error {
-	var device string
-	var err error
+// lookEvery is how often PID 1 looks whether the kernel had to stop writing.
+const lookEvery = 10 * time.Second
+
+// mountData finds the data partition, on a card's first start makes it, mounts it
+// and makes the services' folders. It returns the device of the card that it is on,
+// "" when it is on no card of ours. When it can only be read, the error is a Degraded
+// with ErrReadOnly.
+func mountData(ctx context.Context, say Say) (onCard string, err error) {
+	var found place
 	// SD cards and USB disks appear seconds after the kernel has started us.
 	poll(ctx, 15*time.Second, func() bool {
-		device, err = findLabel("/sys/class/block", "/dev", DataLabel)
+		found, err = findData("/sys/class/block", "/dev")
 		return !errors.Is(err, ErrNoData)
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
 	if ctx.Err() != nil {
-		return ctx.Err() // the appliance is being switched off
+		return "", ctx.Err() // the appliance is being switched off
 	}
-	if err := unix.Mount(device, DataFolder, "ext4", sealed|unix.MS_NOATIME, ""); err != nil {
-		return fmt.Errorf("mount %s: %w", device, err)
+	state, err := prepare(found, say)
+	if err != nil {
+		return found.card, err
+	}
+	trouble, err := mount(found.device, state, say)
+	if err != nil {
+		return found.card, err
+	}
+	if trouble == nil {
+		if err := enlarge(found.device, state, say); err != nil {
+			say("%v; it keeps its size", err)
+		}
+	}
+	if err := dataFolders(); err != nil && trouble == nil {
+		return found.card, err
+	}
+	if trouble != nil {
+		return found.card, &Degraded{trouble}
+	}
+	return found.card, nil
+}
+
+// prepare brings a partition to where it can be mounted, and tells its state.
+func prepare(p place, say Say) (disk.State, error) {
+	if p.card != "" {
+		if err := growPartition(p.card, say); err != nil {
+			// The rest of the card stays unused.
+			say("%s: %v", p.card, err)
+		}
+	}
+	f, err := os.OpenFile(p.device, os.O_RDWR, 0)
+	if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) { // its switch says so
+		f, err = os.Open(p.device)
+	}
+	if err != nil {
+		return disk.State{}, err
+	}
+	defer f.Close()
+	if p.blank {
+		if err := format(f, say); err != nil {
+			return disk.State{}, fmt.Errorf("%s: %w", p.device, err)
+		}
+	}
+	state, err := disk.Inspect(f)
+	if p.card != "" && (errors.Is(err, disk.ErrDamaged) || errors.Is(err, disk.ErrNone)) {
+		say("%s: %v; looking for a copy", p.device, err)
+		if err := disk.Repair(f, DataLabel); err != nil {
+			return state, fmt.Errorf("%s: %w; writing the image to the card again starts anew, without what it holds", p.device, err)
+		}
+		if err := f.Sync(); err != nil {
+			return state, err
+		}
+		say("%s: superblock put back from a copy", p.device)
+		state, err = disk.Inspect(f)
+	}
+	if err != nil {
+		return state, fmt.Errorf("%s: %w", p.device, err)
+	}
+	return state, nil
+}
+
+func growPartition(path string, say Say) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	changed, err := disk.GrowPartition(f)
+	if err == nil && changed {
+		say("%s: the partition now reaches to the end of the card", path)
+	}
+	return err
+}
+
+// format makes the file system on a blank partition. The mark that it is blank goes
+// last: if the power fails before, the next start begins again.
+func format(f *os.File, say Say) error {
+	size, err := disk.Size(f)
+	if err != nil {
+		return err
+	}
+	say("first start: making a file system on %d MiB", size>>20)
+	if err := disk.Format(f, size, DataLabel); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(make([]byte, card.SectorSize), 0); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// mount mounts the data, which replays its journal. Trouble says why it is
+// read-only: because the kernel has found errors in it before, or because it does
+// not work otherwise.
+func mount(device string, state disk.State, say Say) (trouble, err error) {
+	if state.Unclean {
+		say("%s was not unmounted, the kernel replays its journal", device)
+	}
+	flags, options := uintptr(sealed|unix.MS_NOATIME), "errors=remount-ro"
+	if state.Errors != "" {
+		trouble = fmt.Errorf("%w: the kernel has seen damage (%s); e2fsck on another computer can repair it", ErrReadOnly, state.Errors)
+		flags |= unix.MS_RDONLY
+	}
+	err = unix.Mount(device, DataFolder, "ext4", flags, options)
+	// Without the journal what was written last is missing, or half there.
+	for _, options := range []string{"errors=remount-ro", "errors=remount-ro,noload"} {
+		if err == nil {
+			break
+		}
+		say("mount %s: %v", device, err)
+		trouble = fmt.Errorf("%w: mounting %s: %w", ErrReadOnly, device, err)
+		err = unix.Mount(device, DataFolder, "ext4", flags|unix.MS_RDONLY, options)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", device, err)
 	}
 	say("%s at %s", device, DataFolder)
+	return trouble, nil
+}
+
+// enlarge gives the file system what its partition has more.
+func enlarge(device string, state disk.State, say Say) error {
+	f, err := os.Open(device)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, err := disk.Size(f)
+	if err != nil {
+		return err
+	}
+	changed, err := disk.GrowFileSystem(DataFolder, state.Blocks, size)
+	if err == nil && changed {
+		say("%s: the file system now has %d MiB", device, size>>20)
+	}
+	return err
+}
+
+// dataFolders makes the folders of the services.
+func dataFolders() error {
 	// Services may pass through the top folder, not list it.
 	if err := os.Chmod(DataFolder, 0o711); err != nil {
 		return err
@@ -67,49 +211,106 @@ func mountData(ctx context.Context, say Say) error {
 	return nil
 }
 
-// findLabel returns the device file of the one block device with that label. It
-// goes by what is on the disk: the kernel's names depend on the order in which
-// drivers find their hardware.
-func findLabel(sysfs, dev, label string) (string, error) {
+// watchData tells once when the data has become read-only: the kernel stops writing
+// when it meets damage, so that it does not grow. It returns then, or when ctx ends.
+func watchData(ctx context.Context, writable func() bool, trouble func(error)) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if !writable() {
+			trouble(fmt.Errorf("%w: the kernel has stopped writing to it; a restart tells more", ErrReadOnly))
+			return
+		}
+	}
+}
+
+// dataWritable tells whether the mounted data can be changed.
+func dataWritable() bool {
+	var s unix.Statfs_t
+	return unix.Statfs(DataFolder, &s) == nil && s.Flags&unix.ST_RDONLY == 0
+}
+
+// place is where the data is, or will be.
+type place struct {
+	device string // of the partition or disk
+	card   string // device of the card that it is a partition of, "" when it is none of ours
+	blank  bool   // the image builder says that nothing is there yet
+}
+
+// findData returns the one place of the data: the last partition of a card with our
+// table, or anything with a file system of that label. It goes by what is on the
+// disks: the kernel's names depend on the order in which drivers find their
+// hardware.
+func findData(sysfs, dev string) (place, error) {
 	entries, err := os.ReadDir(sysfs)
 	if err != nil {
-		return "", err
+		return place{}, err
 	}
-	var found []string
+	var found []place
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), "loop") || strings.HasPrefix(e.Name(), "ram") {
 			continue
 		}
-		path := filepath.Join(dev, e.Name())
-		f, err := os.Open(path)
+		p := place{device: filepath.Join(dev, e.Name())}
+		f, err := os.Open(p.device)
 		if err != nil {
 			continue // an empty card reader, for example
 		}
-		if ext4Label(f) == label {
-			found = append(found, path)
+		if parent := cardOf(sysfs, dev, e.Name()); parent != "" {
+			p.card, p.blank = parent, card.IsBlank(firstSector(f))
+			found = append(found, p)
+		} else if state, err := disk.Inspect(f); err == nil && state.Label == DataLabel {
+			found = append(found, p)
 		}
 		f.Close()
 	}
 	switch len(found) {
 	case 0:
-		return "", ErrNoData
+		return place{}, ErrNoData
 	case 1:
 		return found[0], nil
 	}
-	return "", fmt.Errorf("%w: %s", ErrManyData, strings.Join(found, ", "))
+	var names []string
+	for _, p := range found {
+		names = append(names, p.device)
+	}
+	return place{}, fmt.Errorf("%w: %s", ErrManyData, strings.Join(names, ", "))
 }
 
-// ext4Label reads the label of an ext2, ext3 or ext4 file system, "" when there is
-// none. The superblock starts at byte 1024; in it, the magic number is at byte 56
-// and the label at byte 120, 16 bytes filled up with zeros.
-func ext4Label(disk io.ReaderAt) string {
-	var super [136]byte
-	if _, err := disk.ReadAt(super[:], 1024); err != nil {
+// cardOf returns the device of the card whose data partition has that name, "" when
+// it is no such partition.
+func cardOf(sysfs, dev, name string) string {
+	number, err := os.ReadFile(filepath.Join(sysfs, name, "partition"))
+	if err != nil || strings.TrimSpace(string(number)) != strconv.Itoa(card.Data) {
 		return ""
 	}
-	if binary.LittleEndian.Uint16(super[56:]) != 0xef53 {
+	// A partition's folder lies in that of its disk.
+	folder, err := filepath.EvalSymlinks(filepath.Join(sysfs, name))
+	if err != nil {
 		return ""
 	}
-	label, _, _ := bytes.Cut(super[120:136], []byte{0})
-	return string(label)
+	whole := filepath.Join(dev, filepath.Base(filepath.Dir(folder)))
+	f, err := os.Open(whole)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if _, err := card.Parse(firstSector(f)); err != nil {
+		return ""
+	}
+	return whole
+}
+
+// firstSector is nil when it cannot be read.
+func firstSector(f *os.File) []byte {
+	sector := make([]byte, card.SectorSize)
+	if _, err := f.ReadAt(sector, 0); err != nil {
+		return nil
+	}
+	return sector
 }

@@ -2,12 +2,17 @@ package boot
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"hearth/firmware/card"
 )
 
 // superblock is the start of a disk with an ext4 file system of that label.
@@ -18,28 +23,54 @@ func superblock(label string) []byte {
 	return disk
 }
 
-func TestTheDataDiskIsFoundByItsLabel(t *testing.T) {
+func TestTheDataIsFoundByWhatIsOnTheDisks(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		disks map[string][]byte
+		disks map[string][]byte // "disk" or "disk/partition", whose last character is its number
 		want  string
+		card  string
+		blank bool
 		err   error
 	}{
 		{name: "no disk at all", err: ErrNoData},
 		{name: "the only disk", disks: map[string][]byte{"vda": superblock(DataLabel)}, want: "vda"},
 		{name: "a partition among others", want: "mmcblk0p3", disks: map[string][]byte{
-			"mmcblk0": make([]byte, 4096), "mmcblk0p1": superblock("boot"), "mmcblk0p3": superblock(DataLabel),
+			"mmcblk0": make([]byte, 4096), "mmcblk0/mmcblk0p1": superblock("boot"), "mmcblk0/mmcblk0p3": superblock(DataLabel),
 		}},
 		{name: "a label that only begins the same", err: ErrNoData, disks: map[string][]byte{"vda": superblock(DataLabel + "2")}},
 		{name: "an empty card reader and a tiny disk", err: ErrNoData, disks: map[string][]byte{"sda": {}, "sdb": make([]byte, 1100)}},
 		{name: "the label without a file system", err: ErrNoData, disks: map[string][]byte{"sda": bytes.ReplaceAll(superblock(DataLabel), []byte{0x53, 0xef}, []byte{0, 0})}},
 		{name: "a loop device does not count", err: ErrNoData, disks: map[string][]byte{"loop0": superblock(DataLabel)}},
 		{name: "two of them", err: ErrManyData, disks: map[string][]byte{"sda": superblock(DataLabel), "sdb": superblock(DataLabel)}},
+		{name: "a new card", want: "mmcblk0p4", card: "mmcblk0", blank: true, disks: map[string][]byte{
+			"mmcblk0": card.Table(), "mmcblk0/mmcblk0p1": make([]byte, 512), "mmcblk0/mmcblk0p4": card.Blank(),
+		}},
+		{name: "a card in use", want: "mmcblk0p4", card: "mmcblk0", disks: map[string][]byte{
+			"mmcblk0": card.Table(), "mmcblk0/mmcblk0p4": superblock(DataLabel),
+		}},
+		{name: "a card with a damaged superblock", want: "mmcblk0p4", card: "mmcblk0", disks: map[string][]byte{
+			"mmcblk0": card.Table(), "mmcblk0/mmcblk0p4": make([]byte, 4096),
+		}},
+		{name: "a mark on somebody else's card", err: ErrNoData, disks: map[string][]byte{
+			"mmcblk0": make([]byte, 512), "mmcblk0/mmcblk0p4": card.Blank(),
+		}},
+		{name: "a card and a disk", err: ErrManyData, disks: map[string][]byte{
+			"mmcblk0": card.Table(), "mmcblk0/mmcblk0p4": superblock(DataLabel), "sda": superblock(DataLabel),
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			sysfs, dev := t.TempDir(), t.TempDir()
-			for name, content := range c.disks {
-				if err := os.Mkdir(filepath.Join(sysfs, name), 0o755); err != nil {
+			devices, sysfs, dev := t.TempDir(), t.TempDir(), t.TempDir()
+			for path, content := range c.disks {
+				folder, name := filepath.Join(devices, path), filepath.Base(path)
+				if err := os.MkdirAll(folder, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if strings.Contains(path, "/") {
+					if err := os.WriteFile(filepath.Join(folder, "partition"), []byte(name[len(name)-1:]+"\n"), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := os.Symlink(folder, filepath.Join(sysfs, name)); err != nil {
 					t.Fatal(err)
 				}
 				if err := os.WriteFile(filepath.Join(dev, name), content, 0o600); err != nil {
@@ -47,20 +78,104 @@ func TestTheDataDiskIsFoundByItsLabel(t *testing.T) {
 				}
 			}
 			os.Mkdir(filepath.Join(sysfs, "sr0"), 0o755) // no medium: its device does not open
-			got, err := findLabel(sysfs, dev, DataLabel)
-			if !errors.Is(err, c.err) || (c.err == nil && got != filepath.Join(dev, c.want)) {
-				t.Errorf("got %q, %v; want %q, %v", got, err, c.want, c.err)
+			want := place{blank: c.blank}
+			if c.want != "" {
+				want.device = filepath.Join(dev, c.want)
+			}
+			if c.card != "" {
+				want.card = filepath.Join(dev, c.card)
+			}
+			got, err := findData(sysfs, dev)
+			if !errors.Is(err, c.err) || got != want {
+				t.Errorf("got %+v, %v; want %+v, %v", got, err, want, c.err)
 			}
 		})
 	}
 }
 
-func FuzzExt4Label(f *testing.F) {
-	f.Add(superblock(DataLabel))
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, disk []byte) {
-		if label := ext4Label(bytes.NewReader(disk)); len(label) > 16 || strings.Contains(label, "\x00") {
-			t.Errorf("label %q", label)
+func TestABlankPartitionIsFormattedOnceAndADamagedOneRepaired(t *testing.T) {
+	dev := t.TempDir()
+	p := place{device: filepath.Join(dev, "mmcblk0p4"), card: filepath.Join(dev, "mmcblk0"), blank: true}
+	if err := os.WriteFile(p.card, card.Table(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(p.card, card.ImageSize); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p.device, card.Blank(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(p.device, 300<<20); err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	say := func(format string, args ...any) { said.WriteString(format + "\n") }
+	state, err := prepare(p, say)
+	if err != nil || state.Label != DataLabel {
+		t.Fatalf("%+v, %v", state, err)
+	}
+	f, err := os.OpenFile(p.device, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if card.IsBlank(firstSector(f)) || !strings.Contains(said.String(), "first start") {
+		t.Errorf("it is blank still; said:\n%s", &said)
+	}
+
+	// Something only a new file system would not have.
+	if _, err := f.WriteAt([]byte("kept"), 200<<20); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(make([]byte, 1024), 1024); err != nil {
+		t.Fatal(err)
+	}
+	p.blank, said = false, strings.Builder{}
+	if state, err = prepare(p, say); err != nil || state.Label != DataLabel || !state.Unclean {
+		t.Errorf("after the damage: %+v, %v", state, err)
+	}
+	kept := make([]byte, 4)
+	if _, err := f.ReadAt(kept, 200<<20); err != nil || string(kept) != "kept" {
+		t.Errorf("%q, %v", kept, err)
+	}
+	if strings.Contains(said.String(), "first start") || !strings.Contains(said.String(), "put back from a copy") {
+		t.Errorf("said:\n%s", &said)
+	}
+}
+
+func TestAPartitionThatHoldsSomethingElseIsNotTouched(t *testing.T) {
+	dev := t.TempDir()
+	p := place{device: filepath.Join(dev, "mmcblk0p4"), card: filepath.Join(dev, "mmcblk0")}
+	content := bytes.Repeat([]byte("something else "), 1<<20)
+	for path, b := range map[string][]byte{p.device: content, p.card: card.Table()} {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
 		}
+	}
+	if _, err := prepare(p, t.Logf); err == nil {
+		t.Error("it was taken")
+	}
+	if after, err := os.ReadFile(p.device); err != nil || !bytes.Equal(after, content) {
+		t.Errorf("it changed: %v", err)
+	}
+}
+
+func TestItIsToldOnceWhenTheKernelStopsWriting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ends := time.Now().Add(time.Minute)
+		var told []time.Duration
+		began := time.Now()
+		watchData(t.Context(), func() bool { return time.Now().Before(ends) }, func(err error) {
+			if !errors.Is(err, ErrReadOnly) {
+				t.Error(err)
+			}
+			told = append(told, time.Since(began))
+		})
+		if len(told) != 1 || told[0] < time.Minute || told[0] > time.Minute+lookEvery {
+			t.Errorf("told after %v", told)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		watchData(ctx, func() bool { return true }, func(err error) { t.Error(err) })
 	})
 }

@@ -66,6 +66,17 @@ func (d *device) setAddress(ip string) {
 	}
 }
 
+// setTrouble tells what has become of a stage after its end.
+func (d *device) setTrouble(stage, trouble string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := range d.stages {
+		if d.stages[i].Name == stage {
+			d.stages[i].Trouble = trouble
+		}
+	}
+}
+
 func (d *device) setStage(s StageState) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -12,6 +12,7 @@ type Parameters struct {
 	SeedPin   string // hearth.seed-pin=HEX: SHA-256 of the seed's certificate
 	Gateway   string // hearth.gateway=PREFIX=ADDRESS: see the node's flag of that name
 	Public    string // hearth.public=IP:PORT: the node's address as others reach it
+	NTP       string // hearth.ntp=HOST[:PORT][,…]: time servers
 	Developer bool   // hearth.developer, or the same =1, =yes, =true: run without a TPM, and say so everywhere
 	Serial    string // hearth.serial=ttyS0; without it, the last console= that names a real line
 	Baud      int    // from console=ttyS0,115200; 115200 when it is not said
@@ -33,6 +34,8 @@ func ParseParameters(line string, say Say) Parameters {
 			p.Gateway = value
 		case "hearth.public":
 			p.Public = value
+		case "hearth.ntp":
+			p.NTP = value
 		case "hearth.developer":
 			// Protection goes only when that is what was clearly asked for.
 			_, given := strings.CutPrefix(word, "hearth.developer=")

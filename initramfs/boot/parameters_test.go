@@ -22,6 +22,7 @@ func TestParseParameters(t *testing.T) {
 				Public: "127.0.200.1:22300", Serial: "ttyAMA0", Baud: 115200,
 			},
 		},
+		{name: "time servers", line: "hearth.ntp=10.0.2.2:1123,time.example.org", want: Parameters{NTP: "10.0.2.2:1123,time.example.org", Baud: 115200}},
 		{name: "developer mode", line: "hearth.developer", want: Parameters{Developer: true, Baud: 115200}},
 		{name: "developer mode, in other words", line: "hearth.developer=no hearth.developer=yes", want: Parameters{Developer: true, Baud: 115200}},
 		{name: "the speed with parity and bits behind it", line: "console=ttyS0,9600n8", want: Parameters{Serial: "ttyS0", Baud: 9600}},

@@ -2,6 +2,7 @@ package boot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"strings"
@@ -19,11 +20,20 @@ type Stage struct {
 	Run   func(ctx context.Context, say Say) error
 }
 
+// Degraded is the error of a stage that has done its work, but not as it should:
+// the stages after it start, and the trouble is told everywhere.
+type Degraded struct{ Err error }
+
+func (d *Degraded) Error() string { return d.Err.Error() }
+
+// Unwrap returns Err.
+func (d *Degraded) Unwrap() error { return d.Err }
+
 // StageState is what became of a stage.
 type StageState struct {
 	Name    string
 	Done    time.Duration // uptime at its end, 0 while it runs or waits
-	Trouble string        // why it failed or was not started, empty = fine
+	Trouble string        // why it failed, was not started, or is degraded; empty = fine
 }
 
 // Sequence runs stages.
@@ -71,7 +81,15 @@ func (s *Sequence) Run(ctx context.Context) (failed map[string]bool) {
 			}
 			started := s.Uptime()
 			s.Say(stage.Name, "start")
-			if err := s.guard(ctx, stage); err != nil {
+			err := s.guard(ctx, stage)
+			var degraded *Degraded
+			if errors.As(err, &degraded) {
+				own.ok = true
+				s.Say(stage.Name, "DEGRADED: %v", err)
+				s.changed(StageState{Name: stage.Name, Done: s.Uptime(), Trouble: err.Error()})
+				return
+			}
+			if err != nil {
 				s.Say(stage.Name, "FAILED: %v", err)
 				s.changed(StageState{Name: stage.Name, Done: s.Uptime(), Trouble: err.Error()})
 				return

@@ -115,6 +115,25 @@ func TestAFailureStopsThoseThatNeedIt(t *testing.T) {
 	}
 }
 
+func TestADegradedStageLetsTheOthersStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r recorder
+		failed := r.sequence(
+			Stage{Name: "data", Run: func(context.Context, Say) error { return &Degraded{ErrReadOnly} }},
+			lasting("run", time.Second, "data"),
+		).Run(t.Context())
+		if len(failed) != 0 || r.state["run"].Done != time.Second {
+			t.Errorf("failed %v, run %+v", failed, r.state["run"])
+		}
+		if got := r.state["data"].Trouble; got != ErrReadOnly.Error() {
+			t.Errorf("data's trouble %q", got)
+		}
+		if !slices.Contains(r.said, "data: DEGRADED: "+ErrReadOnly.Error()) {
+			t.Errorf("said:\n%s", strings.Join(r.said, "\n"))
+		}
+	})
+}
+
 func TestAStageThatNeedsAnUnknownOneIsNotStarted(t *testing.T) {
 	var r recorder
 	failed := r.sequence(lasting("run", 0, "mount")).Run(t.Context())

@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -34,7 +35,7 @@ import (
 const leave = 0x1d
 
 func main() {
-	board := flag.String("board", string(emulator.AMD64), "what to emulate: amd64 or virt-arm64")
+	board := flag.String("board", string(emulator.AMD64), "what to emulate: amd64, virt-arm64 or raspi3b")
 	source := flag.String("source", ".", "folder of the source code")
 	dir := flag.String("dir", "", "folder of this world (default: run-BOARD in the cache folder)")
 	fresh := flag.Bool("fresh", false, "forget the world of earlier runs first")
@@ -62,8 +63,8 @@ type settings struct {
 }
 
 func run(ctx context.Context, s settings) error {
-	if s.board != emulator.AMD64 && s.board != emulator.VirtARM64 {
-		return fmt.Errorf("unknown board %q: use BOARD=%s or BOARD=%s", s.board, emulator.AMD64, emulator.VirtARM64)
+	if !slices.Contains(emulator.Targets, s.board) {
+		return fmt.Errorf("unknown board %q: use one of %v, as in BOARD=%s", s.board, emulator.Targets, emulator.AMD64)
 	}
 	if err := deps.Install(ctx, os.Stdout); err != nil {
 		return err
