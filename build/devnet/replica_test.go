@@ -74,6 +74,7 @@ func (n *Network) serves(k int) bool {
 }
 
 func TestMemberThatWasAwayCatchesUp(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for _, c := range []struct {
 		name  string
 		after func(t *testing.T, dir string) // what happens to its folder meanwhile
@@ -217,6 +218,7 @@ func (c *client) direct(to swarm.Node, method string, params map[string]any) (st
 // other while clients store. What any member has said that it stored must be at
 // all of them in the end.
 func TestMembersComeAndGoUnderLoad(t *testing.T) {
+	t.Parallel() // it mostly waits
 	n := startNetwork(t, Config{})
 	c := newClient(t, n)
 	bob := newPerson(t)

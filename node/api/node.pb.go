@@ -75,6 +75,10 @@ type NodeStatus struct {
 	FileBytes     uint64                 `protobuf:"varint,14,opt,name=file_bytes,json=fileBytes,proto3" json:"file_bytes,omitempty"`         // of disk that they take
 	FileQuota     uint64                 `protobuf:"varint,15,opt,name=file_quota,json=fileQuota,proto3" json:"file_quota,omitempty"`         // that they may take
 	FilesTrouble  string                 `protobuf:"bytes,16,opt,name=files_trouble,json=filesTrouble,proto3" json:"files_trouble,omitempty"` // no room for files any more, or soon none; for people
+	Reachable     uint32                 `protobuf:"varint,17,opt,name=reachable,proto3" json:"reachable,omitempty"`                          // other nodes that passed this node's last test of them
+	Failing       uint32                 `protobuf:"varint,18,opt,name=failing,proto3" json:"failing,omitempty"`                              // other nodes that did not
+	Heard         int64                  `protobuf:"varint,19,opt,name=heard,proto3" json:"heard,omitempty"`                                  // when another node tested this one last, Unix milliseconds; 0 for never
+	ReachTrouble  string                 `protobuf:"bytes,20,opt,name=reach_trouble,json=reachTrouble,proto3" json:"reach_trouble,omitempty"` // what seems wrong with this node's own connection; for people
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -221,6 +225,34 @@ func (x *NodeStatus) GetFilesTrouble() string {
 	return ""
 }
 
+func (x *NodeStatus) GetReachable() uint32 {
+	if x != nil {
+		return x.Reachable
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetFailing() uint32 {
+	if x != nil {
+		return x.Failing
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetHeard() int64 {
+	if x != nil {
+		return x.Heard
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetReachTrouble() string {
+	if x != nil {
+		return x.ReachTrouble
+	}
+	return ""
+}
+
 type PeersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -307,6 +339,9 @@ type Peer struct {
 	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	Swarm         string                 `protobuf:"bytes,3,opt,name=swarm,proto3" json:"swarm,omitempty"`
 	OwnSwarm      bool                   `protobuf:"varint,4,opt,name=own_swarm,json=ownSwarm,proto3" json:"own_swarm,omitempty"`
+	Since         int64                  `protobuf:"varint,5,opt,name=since,proto3" json:"since,omitempty"`       // since when all tests had the result of the last one, Unix milliseconds; 0 for not tested
+	Failures      uint32                 `protobuf:"varint,6,opt,name=failures,proto3" json:"failures,omitempty"` // tests failed since the last one passed
+	Trouble       string                 `protobuf:"bytes,7,opt,name=trouble,proto3" json:"trouble,omitempty"`    // how it could not be reached in the last test, empty when it could
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -369,13 +404,34 @@ func (x *Peer) GetOwnSwarm() bool {
 	return false
 }
 
+func (x *Peer) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *Peer) GetFailures() uint32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *Peer) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
 var File_node_proto protoreflect.FileDescriptor
 
 const file_node_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
 	"node.proto\x12\x06hearth\"\x13\n" +
-	"\x11NodeStatusRequest\"\xc5\x03\n" +
+	"\x11NodeStatusRequest\"\xb8\x04\n" +
 	"\n" +
 	"NodeStatus\x12\x18\n" +
 	"\aed25519\x18\x01 \x01(\tR\aed25519\x12\x18\n" +
@@ -397,16 +453,23 @@ const file_node_proto_rawDesc = "" +
 	"file_bytes\x18\x0e \x01(\x04R\tfileBytes\x12\x1d\n" +
 	"\n" +
 	"file_quota\x18\x0f \x01(\x04R\tfileQuota\x12#\n" +
-	"\rfiles_trouble\x18\x10 \x01(\tR\ffilesTrouble\"\x0e\n" +
+	"\rfiles_trouble\x18\x10 \x01(\tR\ffilesTrouble\x12\x1c\n" +
+	"\treachable\x18\x11 \x01(\rR\treachable\x12\x18\n" +
+	"\afailing\x18\x12 \x01(\rR\afailing\x12\x14\n" +
+	"\x05heard\x18\x13 \x01(\x03R\x05heard\x12#\n" +
+	"\rreach_trouble\x18\x14 \x01(\tR\freachTrouble\"\x0e\n" +
 	"\fPeersRequest\"0\n" +
 	"\n" +
 	"PeersReply\x12\"\n" +
-	"\x05peers\x18\x01 \x03(\v2\f.hearth.PeerR\x05peers\"m\n" +
+	"\x05peers\x18\x01 \x03(\v2\f.hearth.PeerR\x05peers\"\xb9\x01\n" +
 	"\x04Peer\x12\x18\n" +
 	"\aed25519\x18\x01 \x01(\tR\aed25519\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05swarm\x18\x03 \x01(\tR\x05swarm\x12\x1b\n" +
-	"\town_swarm\x18\x04 \x01(\bR\bownSwarm2r\n" +
+	"\town_swarm\x18\x04 \x01(\bR\bownSwarm\x12\x14\n" +
+	"\x05since\x18\x05 \x01(\x03R\x05since\x12\x1a\n" +
+	"\bfailures\x18\x06 \x01(\rR\bfailures\x12\x18\n" +
+	"\atrouble\x18\a \x01(\tR\atrouble2r\n" +
 	"\x04Node\x127\n" +
 	"\x06Status\x12\x19.hearth.NodeStatusRequest\x1a\x12.hearth.NodeStatus\x121\n" +
 	"\x05Peers\x12\x14.hearth.PeersRequest\x1a\x12.hearth.PeersReplyB\x11Z\x0fhearth/node/apib\x06proto3"

@@ -52,6 +52,11 @@
 // of 10,000,000 bytes can become by encryption, and is held whole in memory only
 // while a client's request is answered; [Config.Memory] bounds the sum of that.
 // Between nodes files travel in pieces.
+//
+// Uploads cannot fill the quota in less than four hours, and those that come over
+// one neighbour on the path cannot take more than a quarter of what there is room
+// for at a time: status 429, later it goes on. A node whose quota is used as clients
+// are meant to use it takes in a hundredth of that.
 package files
 
 import (
@@ -62,6 +67,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -96,6 +102,7 @@ type Config struct {
 	Free   func() (int64, error)
 	Memory int64            // bytes of clients' files held at a time: 48 MiB when zero
 	Repair time.Duration    // between two comparisons with the swarm: 10 min when zero
+	Check  time.Duration    // in which every kept file is read and verified once: 14 days when zero
 	Now    func() time.Time // nil means time.Now
 	Rand   io.Reader        // nil means crypto/rand
 	Log    *slog.Logger
@@ -109,7 +116,10 @@ type Service struct {
 	nodes  *keys.Pair // of every node
 	memory *semaphore.Weighted
 	fetch  *semaphore.Weighted
+	intake *intake
 	wake   chan struct{}
+
+	checked atomic.Uint64
 
 	base   context.Context // ends with Close
 	cancel context.CancelFunc
@@ -131,6 +141,9 @@ type Stats struct {
 	Files uint64
 	Bytes int64 // of disk, with what the file system adds
 	Quota int64
+	// Since the start: files that were verified in the background, and files that
+	// were found damaged, then or when somebody asked for them.
+	Checked, Damaged uint64
 	// Trouble says for people when there is no room any more, or soon none.
 	Trouble string
 }
@@ -147,6 +160,9 @@ func Open(cfg Config) (*Service, error) {
 	}
 	if cfg.Repair == 0 {
 		cfg.Repair = 10 * time.Minute
+	}
+	if cfg.Check == 0 {
+		cfg.Check = 14 * 24 * time.Hour
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -165,6 +181,7 @@ func Open(cfg Config) (*Service, error) {
 		cfg: cfg, store: st, self: cfg.Keys.Ed25519(), nodes: attachment.Nodes(),
 		memory: semaphore.NewWeighted(cfg.Memory),
 		fetch:  semaphore.NewWeighted(maxFetches),
+		intake: newIntake(cfg.Quota, cfg.Now),
 		wake:   make(chan struct{}, 1),
 		lent:   make(map[attachment.ID]*loan),
 	}
@@ -216,6 +233,7 @@ func (s *Service) Run(ctx context.Context) {
 			}
 		}
 	})
+	repairs.Go(func() { s.verify(ctx) })
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	told := ""
@@ -240,13 +258,21 @@ func (s *Service) Run(ctx context.Context) {
 func (s *Service) Sweep() int { return s.store.sweep() }
 
 // Stats tells how much is kept.
-func (s *Service) Stats() Stats { return s.store.stats() }
+func (s *Service) Stats() Stats {
+	stats := s.store.stats()
+	stats.Checked, stats.Damaged = s.checked.Load(), s.store.damaged.Load()
+	return stats
+}
 
 // Request answers a client's request, the bytes that the last node of a path
 // posts to a web server. mine is false when the layer in it is encrypted to
 // nobody here. The reply is encrypted for the client, whatever it says; there is
 // none when this node has too much to do.
-func (s *Service) Request(ctx context.Context, post []byte) (reply []byte, mine bool) {
+//
+// from names whoever handed the request over, as far as that is known: a node's key,
+// say. What comes from one source is bounded, see the limits of this
+// package.
+func (s *Service) Request(ctx context.Context, from string, post []byte) (reply []byte, mine bool) {
 	layer, err := onion.ParseServerPost(post)
 	if err != nil {
 		return nil, false
@@ -267,7 +293,7 @@ func (s *Service) Request(ctx context.Context, post []byte) (reply []byte, mine 
 	if err != nil {
 		return nil, false
 	}
-	reply, err = layer.SealV4Reply(s.cfg.Rand, server, s.answer(ctx, payload, hold))
+	reply, err = layer.SealV4Reply(s.cfg.Rand, server, s.answer(ctx, from, payload, hold))
 	if err != nil {
 		s.cfg.Log.Error("sealing the answer to a file request", "error", err)
 		return nil, true

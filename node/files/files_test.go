@@ -172,7 +172,7 @@ func (n *network) askPayload(i int, payload []byte) *onion.V4Response {
 	n.t.Helper()
 	node := n.nodes[i]
 	req, posted := post(n.t, node, node.keys.X25519(), payload)
-	reply, mine := node.Request(n.t.Context(), posted)
+	reply, mine := node.Request(n.t.Context(), "neighbour", posted)
 	if !mine || reply == nil {
 		n.t.Fatalf("no reply, mine %t", mine)
 	}
@@ -300,7 +300,7 @@ func TestKeysThatANodeAnswersTo(t *testing.T) {
 		{"that of another node", keys.FromSeed([32]byte{99}).X25519(), false},
 	} {
 		req, posted := post(t, n.nodes[0], tt.key, payload)
-		reply, mine := n.nodes[0].Request(t.Context(), posted)
+		reply, mine := n.nodes[0].Request(t.Context(), "neighbour", posted)
 		if mine != tt.mine {
 			t.Errorf("%s: mine %t", tt.name, mine)
 		}
@@ -311,7 +311,7 @@ func TestKeysThatANodeAnswersTo(t *testing.T) {
 			t.Errorf("%s: %v, %v", tt.name, r, err)
 		}
 	}
-	if _, mine := n.nodes[0].Request(t.Context(), []byte("garbage")); mine {
+	if _, mine := n.nodes[0].Request(t.Context(), "neighbour", []byte("garbage")); mine {
 		t.Error("garbage is for the node")
 	}
 }
@@ -586,7 +586,7 @@ func TestUploadOfTheSameTwice(t *testing.T) {
 	for i := range 8 {
 		all.Go(func() {
 			_, posted := post(t, n.nodes[i%2], n.nodes[i%2].keys.X25519(), onion.V4Request{Method: "POST", Endpoint: "/file", Body: same}.Encode())
-			if reply, mine := n.nodes[i%2].Request(t.Context(), posted); !mine || reply == nil {
+			if reply, mine := n.nodes[i%2].Request(t.Context(), "neighbour", posted); !mine || reply == nil {
 				t.Error("no reply")
 			}
 		})
@@ -1005,11 +1005,11 @@ func TestMemoryForClientsIsBounded(t *testing.T) {
 	_, posted := post(t, n.nodes[0], n.nodes[0].keys.X25519(), onion.V4Request{Method: "GET", Endpoint: "/file/1"}.Encode())
 	over, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	if reply, mine := s.Request(over, posted); reply != nil || !mine {
+	if reply, mine := s.Request(over, "neighbour", posted); reply != nil || !mine {
 		t.Errorf("a reply of %d bytes, mine %t", len(reply), mine)
 	}
 	s.memory.Release(s.cfg.Memory)
-	if reply, mine := s.Request(t.Context(), posted); reply == nil || !mine {
+	if reply, mine := s.Request(t.Context(), "neighbour", posted); reply == nil || !mine {
 		t.Error("no reply when there is memory again")
 	}
 	for range 20 {
@@ -1083,7 +1083,7 @@ func TestClosedServiceDoesNotAnswer(t *testing.T) {
 	n := newNetwork(t, 0)
 	n.nodes[0].Close()
 	_, posted := post(t, n.nodes[0], n.nodes[0].keys.X25519(), onion.V4Request{Method: "POST", Endpoint: "/file", Body: random(t, 10)}.Encode())
-	if reply, mine := n.nodes[0].Request(t.Context(), posted); reply != nil || !mine {
+	if reply, mine := n.nodes[0].Request(t.Context(), "neighbour", posted); reply != nil || !mine {
 		t.Errorf("a reply of %d bytes, mine %t", len(reply), mine)
 	}
 }
@@ -1098,7 +1098,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		hold := &held{of: n.nodes[0].memory}
 		defer hold.release()
-		r := n.nodes[0].answer(t.Context(), payload, hold)
+		r := n.nodes[0].answer(t.Context(), "neighbour", payload, hold)
 		switch r.Code {
 		case 200, 400, 404, 405, 413, 507:
 		default:

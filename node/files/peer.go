@@ -94,7 +94,7 @@ func (s *Service) Peer(ctx context.Context, from [32]byte, parts [][]byte) [][]b
 		case verbOffer:
 			answer, err = s.offered(ctx, from, d)
 		case verbRead:
-			answer, err = s.readFor(d)
+			answer, err = s.readFor(ctx, d)
 		case verbDigest:
 			sums := s.digest()
 			answer = bt.Dict{"d": sums[:]}
@@ -202,7 +202,7 @@ func (s *Service) offered(ctx context.Context, from [32]byte, d *bt.DictReader) 
 }
 
 // readFor gives another node a piece.
-func (s *Service) readFor(d *bt.DictReader) (bt.Dict, error) {
+func (s *Service) readFor(ctx context.Context, d *bt.DictReader) (bt.Dict, error) {
 	f := fields{d: d}
 	id := f.id()
 	n := f.int("n", 0, pieceSize)
@@ -225,7 +225,7 @@ func (s *Service) readFor(d *bt.DictReader) (bt.Dict, error) {
 		data = content[at : at+n]
 	default:
 		if at == 0 {
-			if err := s.store.check(m); err != nil {
+			if err := s.store.check(ctx, m, 0); err != nil {
 				s.Wake()
 				return nil, err
 			}

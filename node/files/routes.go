@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -16,7 +17,10 @@ import (
 // answer handles the payload of a layer. Routes, statuses and JSON are those of
 // Session's file server (fileserver/routes.py, onion_req.py); its headers are in
 // lower case.
-func (s *Service) answer(ctx context.Context, payload []byte, hold *held) onion.V4Response {
+func (s *Service) answer(ctx context.Context, from string, payload []byte, hold *held) onion.V4Response {
+	if !s.intake.request(from) {
+		return failure(http.StatusTooManyRequests)
+	}
 	r, err := onion.DecodeV4Request(payload)
 	if err != nil {
 		return onion.V4Response{
@@ -34,7 +38,7 @@ func (s *Service) answer(ctx context.Context, payload []byte, hold *held) onion.
 		if r.Method != http.MethodPost {
 			return failure(http.StatusMethodNotAllowed)
 		}
-		return s.upload(ctx, r)
+		return s.upload(ctx, from, r)
 	}
 	do, method := s.download, http.MethodGet
 	if len(part) == 3 {
@@ -92,7 +96,7 @@ func (s *Service) until(r *onion.V4Request, now time.Time) (expires int64, ok bo
 	return now.Add(ttl).UnixMilli(), true
 }
 
-func (s *Service) upload(ctx context.Context, r *onion.V4Request) onion.V4Response {
+func (s *Service) upload(ctx context.Context, from string, r *onion.V4Request) onion.V4Response {
 	if len(r.Body) == 0 || len(r.Body) > attachment.MaxUpload {
 		return failure(http.StatusRequestEntityTooLarge)
 	}
@@ -100,6 +104,9 @@ func (s *Service) upload(ctx context.Context, r *onion.V4Request) onion.V4Respon
 	expires, ok := s.until(r, now)
 	if !ok {
 		return failure(http.StatusBadRequest)
+	}
+	if !s.intake.upload(from, len(r.Body)) {
+		return failure(http.StatusTooManyRequests)
 	}
 	m := meta{attachment.IDOf(r.Body), int64(len(r.Body)), now.UnixMilli(), expires}
 	expires, err := s.spread(ctx, m, r.Body)
@@ -117,7 +124,7 @@ func (s *Service) upload(ctx context.Context, r *onion.V4Request) onion.V4Respon
 	}{m.id.String(), seconds(expires), seconds(m.uploaded)})
 }
 
-func (s *Service) download(ctx context.Context, _ *onion.V4Request, id attachment.ID, hold *held) onion.V4Response {
+func (s *Service) download(ctx context.Context, r *onion.V4Request, id attachment.ID, hold *held) onion.V4Response {
 	m, content, err := s.find(ctx, id, hold)
 	switch {
 	case errors.Is(err, errAbsent):
@@ -125,10 +132,72 @@ func (s *Service) download(ctx context.Context, _ *onion.V4Request, id attachmen
 	case err != nil:
 		return failure(http.StatusServiceUnavailable)
 	}
-	return onion.V4Response{Code: http.StatusOK, Body: content, Headers: map[string]string{
+	answer := onion.V4Response{Code: http.StatusOK, Body: content, Headers: map[string]string{
 		"content-type": "application/octet-stream",
 		"expires":      time.UnixMilli(m.expires).UTC().Format(http.TimeFormat),
 	}}
+	from, to, err := byteRange(r.Headers["range"], m.size)
+	switch {
+	case errors.Is(err, errNoRange):
+	case err != nil:
+		answer.Code = http.StatusRequestedRangeNotSatisfiable
+		answer.Body = []byte(err.Error())
+		answer.Headers = map[string]string{"content-type": "text/plain; charset=utf-8", "content-range": fmt.Sprintf("bytes */%d", m.size)}
+	default:
+		answer.Code = http.StatusPartialContent
+		answer.Body = content[from : to+1]
+		answer.Headers["content-range"] = fmt.Sprintf("bytes %d-%d/%d", from, to, m.size)
+	}
+	return answer
+}
+
+// Errors of byteRange.
+var (
+	errNoRange  = errors.New("no range of bytes asked for")
+	errBadRange = errors.New("range: want bytes=FIRST-, bytes=FIRST-LAST or bytes=-COUNT")
+	errOutside  = errors.New("range: it begins behind the end of the file")
+)
+
+// byteRange reads the header range (RFC 9110, section 14.1): one range of bytes of a
+// file, first and last included. Session's own file server has no ranges; our
+// messenger goes on with a download that broke off.
+func byteRange(header string, size int64) (from, to int64, err error) {
+	unit, spec, _ := strings.Cut(header, "=")
+	if !strings.EqualFold(strings.TrimSpace(unit), "bytes") {
+		return 0, 0, errNoRange // other units are to be ignored
+	}
+	first, last, ok := strings.Cut(strings.TrimSpace(spec), "-")
+	if !ok {
+		return 0, 0, errBadRange
+	}
+	number := func(s string, otherwise int64) (n int64) {
+		if s == "" {
+			return otherwise
+		}
+		u, e := strconv.ParseUint(s, 10, 63)
+		if e != nil {
+			err = errBadRange
+		}
+		return int64(u)
+	}
+	if first == "" {
+		count := number(last, -1)
+		if err == nil && count < 0 {
+			err = errBadRange
+		} else if err == nil && count == 0 {
+			err = errOutside
+		}
+		return max(size-count, 0), size - 1, err
+	}
+	from, to = number(first, 0), min(number(last, size-1), size-1)
+	switch {
+	case err != nil:
+	case from >= size:
+		err = errOutside
+	case to < from:
+		err = errBadRange
+	}
+	return from, to, err
 }
 
 type description struct {

@@ -231,7 +231,9 @@ func (s *Service) find(ctx context.Context, id attachment.ID, hold *held) (meta,
 		if err == nil {
 			return m, content, nil
 		}
-		s.cfg.Log.Warn("a damaged file", "error", err)
+		if !errors.Is(err, errAbsent) {
+			s.cfg.Log.Warn("a kept file cannot be read", "error", err)
+		}
 		s.Wake()
 	}
 	failed := errAbsent

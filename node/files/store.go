@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,6 +35,7 @@ type store struct {
 	now   func() time.Time
 
 	scanned chan struct{} // closed when entries are complete
+	damaged atomic.Uint64 // files dropped because of what was read
 
 	mu      sync.Mutex
 	entries map[attachment.ID]entry
@@ -185,6 +188,7 @@ func (s *store) put(ctx context.Context, m meta, write func(io.Writer) error) (e
 	}()
 	name, err := s.write(m, write)
 	if err != nil {
+		err = nameless(err)
 		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 			err = fmt.Errorf("%w: %w", errFull, err)
 		}
@@ -196,7 +200,7 @@ func (s *store) put(ctx context.Context, m meta, write func(io.Writer) error) (e
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := os.Rename(name, s.path(m.id)); err != nil {
-		return 0, err
+		return 0, nameless(err)
 	}
 	if old, ok := s.entries[m.id]; ok {
 		// Somebody else was faster, or it had expired.
@@ -271,7 +275,7 @@ func (s *store) extend(id attachment.ID, expires int64) (now int64, ok bool) {
 	}
 	f, err := os.Open(s.path(id))
 	if err != nil {
-		s.drop(id)
+		_ = s.lost(id, err)
 		return 0, false
 	}
 	defer f.Close()
@@ -296,7 +300,7 @@ func (s *store) info(id attachment.ID) (meta, bool) {
 	}
 	var b [trailer]byte
 	if err := s.readAt(id, b[:], e.size); err != nil {
-		s.drop(id)
+		_ = s.lost(id, err)
 		return meta{}, false
 	}
 	// The hash does not cover it; a nonsense in it must not become one of ours.
@@ -304,8 +308,7 @@ func (s *store) info(id attachment.ID) (meta, bool) {
 	return meta{id, e.size, uploaded, e.expires}, true
 }
 
-// read returns the content of a file. The error is errAbsent, or errDamaged, and
-// then the file is gone.
+// read returns the content of a file. Errors are those of lost.
 func (s *store) read(m meta) ([]byte, error) {
 	content := make([]byte, m.size)
 	err := s.readAt(m.id, content, 0)
@@ -313,37 +316,35 @@ func (s *store) read(m meta) ([]byte, error) {
 		err = errDamaged
 	}
 	if err != nil {
-		s.drop(m.id)
-		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+		return nil, s.lost(m.id, err)
 	}
 	return content, nil
-}
-
-// check reads a whole file and drops it when it is damaged.
-func (s *store) check(m meta) error {
-	f, err := os.Open(s.path(m.id))
-	if err == nil {
-		defer f.Close()
-		hash := attachment.ContentHash()
-		_, err = io.CopyN(hash, f, m.size)
-		if err == nil && attachment.ID(hash.Sum(nil)) == m.id {
-			return nil
-		}
-	}
-	s.drop(m.id)
-	return fmt.Errorf("%w: %v", errDamaged, err)
 }
 
 // readAt fills p from a place in a file.
 func (s *store) readAt(id attachment.ID, p []byte, at int64) error {
 	f, err := os.Open(s.path(id))
 	if err != nil {
-		return err
+		return nameless(err)
 	}
 	defer f.Close()
 	_, err = f.ReadAt(p, at)
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
+	}
+	return nameless(err)
+}
+
+// nameless takes the path out of an error of the file system: it is the file's name
+// in the network, and errors end in logs.
+func nameless(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return fmt.Errorf("%s: %w", path.Op, path.Err)
+	}
+	var link *os.LinkError
+	if errors.As(err, &link) {
+		return fmt.Errorf("%s: %w", link.Op, link.Err)
 	}
 	return err
 }

@@ -17,9 +17,11 @@ import (
 // the one that does.
 type Files interface {
 	// Request answers what the last node of a path would post to a web server.
-	// mine is false when it is encrypted to nobody here. No reply to what is
-	// mine means that there is too much to do.
-	Request(ctx context.Context, post []byte) (reply []byte, mine bool)
+	// from stands for whoever handed it to this node, another node or a client; it
+	// is good for nothing but to tell sources apart. mine is false when the request
+	// is encrypted to nobody here. No reply to what is mine means that there is too
+	// much to do.
+	Request(ctx context.Context, from string, post []byte) (reply []byte, mine bool)
 	// Peer answers the file service of another node.
 	Peer(ctx context.Context, from [32]byte, parts [][]byte) [][]byte
 }
@@ -50,7 +52,7 @@ func (s *Server) fileRequest(ctx context.Context, to *onion.Server) (a answer, o
 	case errors.Is(err, errBusy):
 		return busy, true
 	case err != nil:
-		s.cfg.Log.Debug("file request not passed on", "error", err)
+		s.cfg.Log.Debug("file request not passed on", "why", whatFailed(err))
 		return text(http.StatusGatewayTimeout, textTimeOut), true
 	case len(parts) != 2:
 		return text(http.StatusInternalServerError, textBadAnswer), true
@@ -63,7 +65,7 @@ func (s *Server) fileRequest(ctx context.Context, to *onion.Server) (a answer, o
 }
 
 func (s *Server) ownFiles(ctx context.Context, post []byte) (a answer, mine bool) {
-	reply, mine := s.cfg.Files.Request(ctx, post)
+	reply, mine := s.cfg.Files.Request(ctx, sourceOf(ctx), post)
 	switch {
 	case !mine:
 		return answer{}, false

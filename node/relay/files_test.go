@@ -15,13 +15,15 @@ import (
 // fakeFiles answers what begins with its name.
 type fakeFiles struct{ name string }
 
-func (f fakeFiles) Request(_ context.Context, post []byte) ([]byte, bool) {
+func (f fakeFiles) Request(_ context.Context, from string, post []byte) ([]byte, bool) {
 	blob, _, err := onion.ParseFrame(post)
 	switch {
 	case err != nil || !bytes.HasPrefix(blob, []byte(f.name)):
 		return nil, false
 	case bytes.HasSuffix(blob, []byte("busy")):
 		return nil, true
+	case bytes.HasSuffix(blob, []byte("from")):
+		return []byte(from), true
 	}
 	return append([]byte("files of "), blob...), true
 }
@@ -44,6 +46,10 @@ func TestFileRequests(t *testing.T) {
 	address := func(k int) string {
 		return `"host":"` + net.nodes[k].addr.Addr().String() + `","port":` + portOf(net.nodes[k])
 	}
+	key := func(k int) string {
+		b := net.nodes[k].keys.Ed25519()
+		return string(b[:])
+	}
 	server := `"host":"filev2.GetSession.org","port":80,"protocol":"http"`
 	const target = `"target":"/oxen/v4/lsrpc"`
 	for _, tt := range []struct {
@@ -60,6 +66,8 @@ func TestFileRequests(t *testing.T) {
 		{"to another node by its address", "second one", address(1) + "," + target, 200, "files of second one"},
 		{"to another node under another key", "first one", address(1) + "," + target, 400, "Invalid ciphertext"},
 		{"to another node that has too much to do", "second busy", address(1) + "," + target, 503, "Server busy, try again later"},
+		{"directly, which is told with the address", "first from", server + "," + target, 200, "127.0.0.1/32"},
+		{"over another node, which is told with its key", "second from", address(1) + "," + target, 200, key(0)},
 		{"to a node without files", "third", address(2) + "," + target, 404, "no files here"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -45,6 +45,7 @@ func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }
 // countedConn tells once when it is closed.
 type countedConn struct {
 	net.Conn
+	guest *guest // nil for a link
 
 	mu     sync.Mutex
 	closed func()

@@ -137,26 +137,55 @@ func TestStrangersAreCountedByAddress(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newCrowd(6, 2)
 			for range 2 { // all leave, and all come again
-				var leave []func()
+				var in []*guest
 				for _, from := range tt.from {
-					if out, ok := c.enter(tcp(from)); ok {
-						leave = append(leave, out)
+					if g, ok := c.enter(tcp(from), nil); ok {
+						g.busy(true)
+						in = append(in, g)
 					}
 				}
-				if len(leave) != tt.in {
-					t.Errorf("%d got in, want %d", len(leave), tt.in)
+				if len(in) != tt.in {
+					t.Errorf("%d got in, want %d", len(in), tt.in)
 				}
-				for _, out := range leave {
-					out()
+				for _, g := range in {
+					g.Leave()
+					g.Leave()
 				}
-				if c.all != 0 || len(c.by) != 0 {
+				if c.all != 0 || len(c.by) != 0 || c.quiet.Len() != 0 {
 					t.Errorf("%d of %d addresses left in an empty crowd", c.all, len(c.by))
 				}
 			}
 		})
 	}
-	if _, ok := newCrowd(1, 1).enter(&net.UnixAddr{Name: "x"}); !ok {
+	if _, ok := newCrowd(1, 1).enter(&net.UnixAddr{Name: "x"}, nil); !ok {
 		t.Error("a connection without an address was refused")
+	}
+}
+
+func TestWhoHasNoRequestMakesPlace(t *testing.T) {
+	c := newCrowd(3, 3)
+	var out []string
+	enter := func(name string) *guest {
+		g, ok := c.enter(net.TCPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2."+name+":1")), func() { out = append(out, name) })
+		if !ok {
+			out = append(out, "refused "+name)
+		}
+		return g
+	}
+	one, two, three := enter("1"), enter("2"), enter("3")
+	one.busy(true)
+	two.busy(true)
+	two.busy(false) // now three has been quiet for longer
+	four := enter("4")
+	four.busy(true)
+	enter("5").busy(true) // two makes place
+	enter("6")            // and nobody more: all are busy
+	three.busy(true)      // too late
+	three.Leave()
+	one.busy(false)
+	enter("7")
+	if want := []string{"3", "2", "refused 6", "1"}; !slices.Equal(out, want) || c.all != 3 {
+		t.Errorf("out went %q, want %q; %d are in", out, want, c.all)
 	}
 }
 

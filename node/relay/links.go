@@ -50,7 +50,7 @@ func messageLimit(command string) int64 {
 	switch command {
 	case CommandOnion, CommandFileRequest:
 		return maxLinkMessage
-	case CommandStorage, CommandStamped, CommandReplica, CommandFiles:
+	case CommandStorage, CommandStamped, CommandReplica, CommandFiles, CommandPing, CommandStorageTest:
 		return maxStorageMessage
 	}
 	return 0
@@ -91,6 +91,14 @@ type Peers interface {
 // clients use too, where each side proves its Ed25519 node key. There is one
 // connection to a node, opened when it is first needed and shared by all
 // requests.
+//
+// Why not QUIC (build/measure, quic-go, one connection, 100 ms there and back): the
+// latency of small requests is the same, 102 ms, and 25 MB in large answers take 2.5 s
+// here with BBR and 2.2 s there. With one packet in a hundred lost it is 5 s here and
+// two minutes there, for quic-go knows no BBR; small requests beside them wait for 280 ms
+// here and 190 ms there. Alone, a request costs both sides 0.06 ms of processor time
+// here and 0.10 ms there, in a crowd 0.07 ms and 0.03 ms. And the one port of a
+// node stays one.
 type Links struct {
 	cert tls.Certificate
 	dial Dialer
@@ -212,7 +220,13 @@ func (l *Links) connect(at linkTo, c *link) {
 	ctx, cancel := context.WithTimeout(l.base, linkDialTime)
 	defer cancel()
 	transport := &http.Transport{
-		DialContext:       l.dial,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := l.dial(ctx, network, addr)
+			if err == nil {
+				preferBBR(conn)
+			}
+			return conn, err
+		},
 		ForceAttemptHTTP2: true,
 		Protocols:         http2Only(),
 		HTTP2: &http.HTTP2Config{
@@ -347,6 +361,7 @@ func (s *Server) serveLink(w http.ResponseWriter, r *http.Request) {
 
 	ctx, cancel := s.work(held, place)
 	defer cancel()
+	ctx = withSource(ctx, string(key[:]))
 	var answer [][]byte
 	switch command {
 	case CommandOnion:
@@ -366,6 +381,8 @@ func (s *Server) serveLink(w http.ResponseWriter, r *http.Request) {
 		answer = s.fileCommand(ctx, parts)
 	case CommandFiles:
 		answer = s.filesCommand(ctx, key, parts)
+	case CommandPing, CommandStorageTest:
+		answer = s.testCommand(ctx, key, command, parts)
 	}
 	if answer == nil {
 		w.WriteHeader(http.StatusNotFound)

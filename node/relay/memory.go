@@ -3,7 +3,9 @@ package relay
 import (
 	"errors"
 	"io"
+	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -18,19 +20,66 @@ var (
 // 10 MiB would not fit into the machines this runs on.
 type memory struct {
 	free *semaphore.Weighted
+	used atomic.Int64 // bytes, for figures
+	each int64        // bytes of one stranger
+
+	mu sync.Mutex
+	by map[netip.Prefix]int64
 }
 
 func newMemory(size int64) *memory {
-	return &memory{free: semaphore.NewWeighted(size)}
+	return &memory{free: semaphore.NewWeighted(size), each: size / 2, by: make(map[netip.Prefix]int64)}
 }
 
 // share returns an empty share, to be released when its job is done.
 func (m *memory) share() *share { return &share{of: m} }
 
+// shareFor is share for the job of a stranger, whose jobs together have no more
+// than half of the memory.
+func (m *memory) shareFor(who netip.Prefix) *share {
+	if !bounded(who) {
+		return m.share()
+	}
+	return &share{of: m, who: who}
+}
+
+// take takes bytes, for a stranger unless who is invalid.
+func (m *memory) take(who netip.Prefix, n int64) bool {
+	if who.IsValid() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.by[who]+n > m.each {
+			return false
+		}
+	}
+	if !m.free.TryAcquire(n) {
+		return false
+	}
+	if who.IsValid() {
+		m.by[who] += n
+	}
+	m.used.Add(n)
+	return true
+}
+
+func (m *memory) give(who netip.Prefix, n int64) {
+	m.free.Release(n)
+	m.used.Add(-n)
+	if !who.IsValid() {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.by[who] -= n; m.by[who] <= 0 {
+		delete(m.by, who)
+	}
+}
+
 // share is the part of the memory that one job holds. Several goroutines may
 // work for a job. A nil share has no bound.
 type share struct {
-	of *memory
+	of  *memory
+	who netip.Prefix
 
 	mu   sync.Mutex
 	held int64
@@ -44,7 +93,7 @@ func (s *share) grow(n int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// A goroutine that outlives its job must not take what nobody gives back.
-	if s.over || !s.of.free.TryAcquire(n) {
+	if s.over || !s.of.take(s.who, n) {
 		return false
 	}
 	s.held += n
@@ -54,7 +103,7 @@ func (s *share) grow(n int64) bool {
 func (s *share) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.of.free.Release(s.held)
+	s.of.give(s.who, s.held)
 	s.held, s.over = 0, true
 }
 

@@ -28,7 +28,8 @@ func (s *Server) onionRequest(ctx context.Context, body []byte) answer {
 	layer, err := onion.ParseEntry(body)
 	if err != nil {
 		// Anybody can cause it, so it is no more than a debug line.
-		s.cfg.Log.Debug("onion request refused", "error", err)
+		// What it says is the client's, and stays out of the log.
+		s.cfg.Log.Debug("onion request refused", "bytes", len(body))
 		return text(http.StatusBadRequest, onion.PrefixEntry+err.Error())
 	}
 	return s.layer(ctx, layer)
@@ -49,7 +50,7 @@ func (s *Server) hop(ctx context.Context, parts [][]byte) answer {
 	case errors.Is(err, onion.ErrPathLength):
 		return text(http.StatusBadRequest, onion.ErrPathLength.Error())
 	case err != nil:
-		s.cfg.Log.Debug("onion layer of another node refused", "error", err)
+		s.cfg.Log.Debug("onion layer of another node refused", "bytes", len(parts[0]))
 		return text(http.StatusBadRequest, onion.PrefixLayer+err.Error())
 	}
 	return s.layer(ctx, layer)
@@ -146,7 +147,7 @@ func (s *Server) passOn(ctx context.Context, next *onion.Node) answer {
 	case errors.Is(err, errBusy), err != nil && context.Cause(ctx) == errBusy:
 		return busy
 	case err != nil:
-		s.cfg.Log.Debug("onion not passed on", "error", err)
+		s.cfg.Log.Debug("onion not passed on", "why", whatFailed(err))
 		return text(http.StatusGatewayTimeout, textTimeOut)
 	case len(parts) < 2:
 		return text(http.StatusInternalServerError, textBadAnswer)

@@ -46,7 +46,8 @@ func (r *rateLimiter) allow(addr netip.Addr) bool {
 	defer r.mu.Unlock()
 	b, known := r.buckets[addr]
 	if !known {
-		if len(r.buckets) >= rateAddresses || now.Sub(r.cleaned) >= rateCleanup {
+		// Not for each of the many that come while it is full: looking costs time.
+		if since := now.Sub(r.cleaned); since >= rateCleanup || len(r.buckets) >= rateAddresses && since >= rateCleanup/100 {
 			r.clean(now)
 		}
 		if len(r.buckets) >= rateAddresses {

@@ -24,11 +24,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,6 +39,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"hearth/node/keys"
+	"hearth/node/peertest"
 	"hearth/node/rpc"
 	"hearth/node/swarm"
 )
@@ -64,6 +67,8 @@ type Config struct {
 	// has nothing to compare. No answer means that the request makes no sense.
 	Replica func(ctx context.Context, from [32]byte, parts [][]byte) [][]byte
 
+	Tests Tests // of this node by others; nil for nobody who cares
+
 	Version [3]int           // storage server version reported to clients
 	Now     func() time.Time // required
 	Rand    io.Reader        // for the encryption of answers
@@ -84,7 +89,9 @@ type Server struct {
 	waits, linkWaits   *semaphore.Weighted // jobs that only wait, see slot
 	memory, linkMemory *memory
 	strangers          *crowd
+	bulk               *bulk
 	onions             atomic.Uint64
+	figures            Figures
 
 	clients, nodes       *http.Server
 	clientConns, linkers *handover
@@ -111,6 +118,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Tests == nil {
+		cfg.Tests = noTests{}
+	}
 	lim := cfg.Limits.withDefaults()
 	s := &Server{
 		cfg:         cfg,
@@ -124,6 +134,8 @@ func New(cfg Config) (*Server, error) {
 		memory:      newMemory(lim.Memory),
 		linkMemory:  newMemory(lim.Memory),
 		strangers:   newCrowd(lim.Connections, lim.Address),
+		figures:     newFigures(),
+		bulk:        newBulk(cfg.Now),
 		clientConns: newHandover(),
 		linkers:     newHandover(),
 		listeners:   make(map[net.Listener]struct{}),
@@ -164,16 +176,17 @@ func New(cfg Config) (*Server, error) {
 	http1 := new(http.Protocols)
 	http1.SetHTTP1(true)
 	s.clients = &http.Server{
-		Handler:           s.guarded(s.serveClient),
+		Handler:           s.guarded(s.counted(s.serveClient)),
 		Protocols:         http1,
+		ConnContext:       withGuest,
 		ReadHeaderTimeout: lim.Header,
 		ReadTimeout:       lim.Request,
 		IdleTimeout:       lim.Idle,
 		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+		ErrorLog:          log.New(io.Discard, "", 0), // its lines name the clients' addresses
 	}
 	s.nodes = &http.Server{
-		Handler:           s.guarded(s.serveLink),
+		Handler:           s.guarded(s.counted(s.serveLink)),
 		Protocols:         http2Only(),
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: int(lim.Jobs + pathWaits*lim.Waiting), SendPingTimeout: 30 * time.Second},
 		ReadHeaderTimeout: lim.Header,
@@ -227,28 +240,33 @@ func (s *Server) Serve(l net.Listener) error {
 			}
 		}
 		pause = 0
-		leave, ok := s.strangers.enter(conn.RemoteAddr())
+		who, ok := s.strangers.enter(conn.RemoteAddr(), func() {
+			s.figures.Refused.Add(refusedConnections)
+			conn.Close()
+		})
 		if !ok {
+			s.figures.Refused.Add(refusedConnections)
 			conn.Close()
 			continue
 		}
 		s.mu.Lock()
 		if s.closed {
 			s.mu.Unlock()
-			leave()
+			who.Leave()
 			conn.Close()
 			return nil
 		}
 		s.shaking[conn] = struct{}{}
-		s.wg.Go(func() { s.shakeHands(conn, leave) })
+		s.wg.Go(func() { s.shakeHands(conn, who) })
 		s.mu.Unlock()
 	}
 }
 
 // shakeHands brings the TLS connection up and gives it to the HTTP server for
 // clients or to the one for nodes.
-func (s *Server) shakeHands(conn net.Conn, leave func()) {
-	c := &countedConn{Conn: conn, closed: leave}
+func (s *Server) shakeHands(conn net.Conn, who *guest) {
+	preferBBR(conn)
+	c := &countedConn{Conn: conn, closed: who.Leave, guest: who}
 	t := tls.Server(c, s.tls)
 	ctx, cancel := context.WithTimeout(s.base, s.lim.Handshake)
 	defer cancel()
@@ -258,7 +276,8 @@ func (s *Server) shakeHands(conn net.Conn, leave func()) {
 	delete(s.shaking, conn)
 	s.mu.Unlock()
 	if err != nil {
-		s.cfg.Log.Debug("TLS handshake", "error", err)
+		s.figures.Refused.Add(refusedHandshake)
+		s.cfg.Log.Debug("no TLS handshake", "why", whatFailed(err))
 		c.Close()
 		return
 	}
@@ -271,9 +290,11 @@ func (s *Server) shakeHands(conn net.Conn, leave func()) {
 	// node off by filling those up.
 	key, err := peerKey(&state)
 	if err != nil || !s.addLink(key) {
+		s.figures.Refused.Add(refusedLinks)
 		c.Close()
 		return
 	}
+	c.guest = nil
 	c.handOver(func() { s.removeLink(key) })
 	s.linkers.give(t)
 }
@@ -370,6 +391,7 @@ func (s *Server) serveClient(w http.ResponseWriter, r *http.Request) {
 	}
 	switch r.Method + " " + r.URL.EscapedPath() {
 	case "POST /ping_test/v1":
+		s.cfg.Tests.Heard(peertest.OverHTTPS)
 		key := s.cfg.Keys.Ed25519()
 		w.Header().Set(pingKeyHeader, base64.StdEncoding.EncodeToString(key[:]))
 		s.reply(w, answer{status: http.StatusOK})
@@ -387,6 +409,7 @@ func (s *Server) serveClient(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		if !s.limits.allow(from.Addr().Unmap()) {
+			s.figures.Refused.Add(refusedRate)
 			s.reply(w, text(http.StatusTooManyRequests, "Too Many Requests\n"))
 			return
 		}
@@ -413,6 +436,7 @@ func notReady(reasons []string) answer {
 // serveJob reads the body within the limits and does the job.
 func (s *Server) serveJob(w http.ResponseWriter, r *http.Request, do func(ctx context.Context, body []byte) answer) {
 	tooLarge := func() {
+		s.figures.Refused.Add(refusedSize)
 		w.Header().Set("Connection", "close")
 		s.reply(w, text(http.StatusRequestEntityTooLarge, "Request body too large"))
 	}
@@ -420,23 +444,30 @@ func (s *Server) serveJob(w http.ResponseWriter, r *http.Request, do func(ctx co
 		tooLarge()
 		return
 	}
-	held := s.memory.share()
+	who := originOf(r)
+	held := s.memory.shareFor(who)
 	defer held.release()
-	body, err := readAll(r.Body, s.lim.Body, held)
+	body, err := readAll(pacedReader{r.Body, &transfer{
+		who: who, guest: guestOf(r.Context()), bulk: s.bulk, done: s.base.Done(),
+		until: http.NewResponseController(w).SetReadDeadline, end: time.Now().Add(s.lim.Request),
+	}}, s.lim.Body, held)
 	switch {
 	case errors.Is(err, errTooLarge):
 		tooLarge()
 		return
 	case errors.Is(err, errBusy):
+		s.figures.Refused.Add(refusedMemory)
 		w.Header().Set("Connection", "close")
 		s.reply(w, busy)
 		return
 	case err != nil:
 		// Too slow, or gone. The storage server closes without a word.
+		s.figures.Refused.Add(refusedUnfinished)
 		panic(http.ErrAbortHandler)
 	}
 	place := takeSlot(s.jobs, s.waits)
 	if place == nil {
+		s.figures.Refused.Add(refusedJobs)
 		s.reply(w, busy)
 		return
 	}
@@ -444,10 +475,31 @@ func (s *Server) serveJob(w http.ResponseWriter, r *http.Request, do func(ctx co
 		// The slot is free before the answer goes out: a client that reads
 		// slowly does not hold it.
 		defer place.release()
+		g := guestOf(r.Context())
+		g.busy(true)
+		defer g.busy(false)
 		ctx, cancel := s.work(held, place)
 		defer cancel()
-		return do(ctx, body)
+		return do(withSource(ctx, who.String()), body)
 	}())
+}
+
+type guestKey struct{}
+
+// withGuest lets requests find the guest whose connection they came on.
+func withGuest(ctx context.Context, c net.Conn) context.Context {
+	if t, ok := c.(*tls.Conn); ok {
+		if counted, ok := t.NetConn().(*countedConn); ok && counted.guest != nil {
+			return context.WithValue(ctx, guestKey{}, counted.guest)
+		}
+	}
+	return ctx
+}
+
+// guestOf returns nil for what came on no stranger's connection.
+func guestOf(ctx context.Context) *guest {
+	g, _ := ctx.Value(guestKey{}).(*guest)
+	return g
 }
 
 // guarded logs a panic, which would be a mistake of ours, without the client's
@@ -468,7 +520,9 @@ func (s *Server) guarded(h http.HandlerFunc) http.Handler {
 
 func (s *Server) reply(w http.ResponseWriter, a answer) {
 	// Without support for deadlines the connection's own end is the limit.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.lim.Write))
+	until := http.NewResponseController(w).SetWriteDeadline
+	end := time.Now().Add(s.lim.Write)
+	_ = until(end)
 	h := w.Header()
 	h.Set("Server", s.name)
 	if a.contentType == "" {
@@ -477,7 +531,19 @@ func (s *Server) reply(w http.ResponseWriter, a answer) {
 	h.Set("Content-Type", a.contentType)
 	h.Set("Content-Length", fmt.Sprint(len(a.body)))
 	w.WriteHeader(a.status)
-	w.Write(a.body)
+	if len(a.body) <= bulkPiece {
+		w.Write(a.body)
+		return
+	}
+	out := transfer{bulk: s.bulk, done: s.base.Done(), until: until, end: end}
+	if n, ok := w.(*noted); ok {
+		out.who, out.guest = n.who, n.guest
+	}
+	for piece := range slices.Chunk(a.body, bulkPiece) {
+		if _, err := w.Write(piece); err != nil || out.progress(len(piece)) != nil {
+			panic(http.ErrAbortHandler) // the client is gone, or too slow
+		}
+	}
 }
 
 // storageRequest answers a storage request that a client sent without an onion.

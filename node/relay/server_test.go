@@ -181,13 +181,27 @@ func TestMoreThanANodeCanDo(t *testing.T) {
 		}
 	})
 	t.Run("more connections than allowed", func(t *testing.T) {
-		net := network3(t, func(k int, c *Config) { c.Limits.Connections = 1 })
-		c := client(t)
-		if got := net.sendWith(c, 0, "POST", "/ping_test/v1", nil); got.status != 200 {
-			t.Fatalf("the first: got %v", got)
-		}
-		awaitClosed(t, dial(t, net.nodes[0].addr.String()))
-		c.CloseIdleConnections()
+		started, end := make(chan struct{}), make(chan struct{})
+		net := network3(t, func(k int, c *Config) {
+			c.Limits.Connections = 1
+			c.Storage = storageFunc(func(context.Context, []byte) rpc.Response {
+				started <- struct{}{}
+				<-end
+				return rpc.Response{Status: 200, Body: "done"}
+			})
+		})
+		idle := dialTLS(t, net.nodes[0].addr.String())
+		var first sync.WaitGroup
+		first.Go(func() { // the idle one makes place
+			if got := net.send(0, "POST", "/storage_rpc/v1", strings.NewReader(info)); got.body != "done" {
+				t.Errorf("the first: got %v", got)
+			}
+		})
+		<-started
+		awaitClosed(t, idle)
+		awaitClosed(t, dial(t, net.nodes[0].addr.String())) // a busy one does not
+		close(end)
+		first.Wait()
 	})
 }
 

@@ -34,7 +34,7 @@ func describe(id swarm.ID, members []swarm.Node) map[string]any {
 		primary := hex.EncodeToString(n.Ed25519[:])
 		port := int(n.Address.Port())
 		nodes[i] = map[string]any{
-			"address":        base32z(n.Ed25519[:]) + ".snode",
+			"address":        n.Name(),
 			"ip":             n.Address.Addr().String(),
 			"port":           strconv.Itoa(port),
 			"port_https":     port,
@@ -144,23 +144,4 @@ func readable(v any) any {
 func (c *call) failure(method string, err error) map[string]any {
 	c.trouble(method, err)
 	return map[string]any{"failed": true, "query_failure": true}
-}
-
-// base32z writes bytes in the z-base-32 alphabet, without padding: the names of
-// nodes end in ".snode" after it.
-func base32z(b []byte) string {
-	const alphabet = "ybndrfg8ejkmcpqxot1uwisza345h769"
-	out := make([]byte, 0, (len(b)*8+4)/5)
-	var bits uint
-	var have int
-	for _, x := range b {
-		bits = bits<<8 | uint(x)
-		for have += 8; have >= 5; have -= 5 {
-			out = append(out, alphabet[bits>>(have-5)&31])
-		}
-	}
-	if have > 0 {
-		out = append(out, alphabet[bits<<(5-have)&31])
-	}
-	return string(out)
 }

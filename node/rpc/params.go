@@ -280,7 +280,36 @@ func listOf[T any](p *params, field, expected string, fromJSON func(json.RawMess
 // it without a byte order mark.
 func checkJSON(body []byte) ([]byte, bool) {
 	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
-	return body, utf8.Valid(body) && json.Valid(body)
+	return body, utf8.Valid(body) && json.Valid(body) && !halfCharacter(body)
+}
+
+// halfCharacter reports whether a string in valid JSON has one half of a surrogate
+// pair alone, which Go's decoder replaces and the storage server refuses.
+func halfCharacter(body []byte) bool {
+	if !bytes.Contains(body, []byte(`\u`)) {
+		return false // nearly always
+	}
+	var first bool // the last escape was the first half of a pair, and nothing followed
+	for i := 0; i < len(body); i++ {
+		if body[i] != '\\' {
+			if first {
+				return true
+			}
+			continue
+		}
+		i++ // what is escaped; a backslash, for one
+		unit := uint64(0)
+		if body[i] == 'u' {
+			unit, _ = strconv.ParseUint(string(body[i+1:i+5]), 16, 16)
+			i += 4
+		}
+		second := unit >= 0xdc00 && unit < 0xe000
+		if second != first {
+			return true
+		}
+		first = unit >= 0xd800 && unit < 0xdc00
+	}
+	return first
 }
 
 // object cuts a JSON object into the texts of its values; of two equal keys the

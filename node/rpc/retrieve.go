@@ -64,7 +64,12 @@ func parseRetrieve(p *params) (work, error) {
 		}
 	}
 	if hasCount {
-		r.maxCount = bounded(maxCount)
+		// The storage server asks its database for one more than this, as a 32-bit
+		// number, to see whether there are more: -1 gives nothing, and what is
+		// below gives everything.
+		if r.maxCount = bounded(maxCount); r.maxCount < -1 {
+			r.maxCount = 0
+		}
 	}
 	if hasSize {
 		r.maxSize = bounded(maxSize)

@@ -48,6 +48,10 @@ type Config struct {
 
 	Now func() time.Time
 
+	// Room is how many bytes the database may hold, for the limits of one account;
+	// without it there are none.
+	Room func() int64
+
 	// Push is where requests wait for messages; whoever makes the service has the
 	// database tell it of new ones. Without it there is no method "monitor".
 	Push *push.Hub
@@ -75,6 +79,7 @@ type Service struct {
 	cfg      Config
 	self     [32]byte
 	requests atomic.Uint64
+	inflow   *inflow
 }
 
 // NewService makes a service.
@@ -88,7 +93,10 @@ func NewService(cfg Config) *Service {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Service{cfg: cfg, self: cfg.Keys.Ed25519()}
+	if cfg.Room == nil {
+		cfg.Room = func() int64 { return 0 }
+	}
+	return &Service{cfg: cfg, self: cfg.Keys.Ed25519(), inflow: newInflow(cfg.Room, cfg.Now)}
 }
 
 // Requests is the number of requests so far, from clients and from peers.

@@ -115,12 +115,18 @@ func (r *storeRequest) run(c *call) wait {
 		var already bool
 		var expiry int64
 		var err error
-		if publicOutbox(r.namespace) {
+		switch {
+		case publicInbox(r.namespace) && !c.inflow.allows(r.owner):
+			err = fmt.Errorf("too much for one account: %w", storage.ErrFull)
+		case publicOutbox(r.namespace):
 			already, expiry, err = c.cfg.DB.StoreAlone(m, r.change(c, storage.Change{
 				Kind: storage.Replace, Namespace: r.namespace, At: r.sigTimestamp, Hashes: []string{hash},
 			}))
-		} else {
+		default:
 			already, expiry, err = c.cfg.DB.Store(m)
+			if err == nil && !already && publicInbox(r.namespace) {
+				c.inflow.add(r.owner, len(r.data)+perMessage)
+			}
 		}
 		var element map[string]any
 		if err != nil {
@@ -158,6 +164,9 @@ func (r *storeRequest) forwarded() bt.Dict {
 	}
 	return body
 }
+
+// perMessage is about what a message takes besides its data.
+const perMessage = 250
 
 // addTime adds, staying at the end of the range instead of wrapping around.
 func addTime(a, b int64) int64 {

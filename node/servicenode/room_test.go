@@ -248,3 +248,43 @@ func TestADatabaseThatGoesBadEndsTheNode(t *testing.T) {
 		t.Errorf("run: %v", err)
 	}
 }
+
+func TestAFloodToOneAccountLeavesRoomForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &registry{}
+		r.set()
+		n, err := New(Config{Keys: own, Dir: t.TempDir(), Public: public, Seed: r, Disk: (&small{}).disk, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer run(t, n)()
+		time.Sleep(time.Minute)
+		store := func(owner string) bool {
+			data := make([]byte, 5000)
+			rand.Read(data)
+			resp := n.storage.Handle(t.Context(), fmt.Appendf(nil, `{"method":"store","params":{"pubkey":"05%s","data":"%s","ttl":3600000,"timestamp":%d}}`,
+				owner, base64.StdEncoding.EncodeToString(data), time.Now().UnixMilli()))
+			b, err := json.Marshal(resp.Body)
+			if err != nil || resp.Status != 200 {
+				t.Fatalf("store: %d %s, %v", resp.Status, b, err)
+			}
+			return !strings.Contains(string(b), `"query_failure":true`)
+		}
+		victim := strings.Repeat("ab", 32)
+		taken := 0
+		for taken < 10_000 && store(victim) {
+			taken++
+		}
+		if kept := int64(taken) * 5000; kept < n.room.messages/5 || kept > n.room.messages/4+5000 {
+			t.Errorf("%d messages, %d bytes of %d, went to one account", taken, kept, n.room.messages)
+		}
+		for k := range taken {
+			if !store(fmt.Sprintf("%064x", k+1)) {
+				t.Fatalf("message %d to somebody else was refused", k)
+			}
+		}
+		if s, _ := n.Status(t.Context(), nil); !s.Ready {
+			t.Errorf("status %v", s)
+		}
+	})
+}

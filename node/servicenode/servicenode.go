@@ -5,7 +5,9 @@
 // [New] opens everything, [Node.Run] serves until its context ends. Between the
 // two the node is not visible to anybody. It follows the list of a [Seed],
 // announces itself there until it is listed, and keeps the last list on disk, so
-// that after a restart it serves at once even if the seed is gone.
+// that after a restart it serves at once even if the seed is gone. It tests the
+// other nodes and answers their tests ([Node.Tests]), and shows its owner how it
+// does ([Node.Status], [Node.ServeFigures]).
 //
 // A Node also answers the local Node API (hearth/node/api).
 package servicenode
@@ -31,6 +33,7 @@ import (
 	"hearth/node/api"
 	"hearth/node/files"
 	"hearth/node/keys"
+	"hearth/node/peertest"
 	"hearth/node/push"
 	"hearth/node/relay"
 	"hearth/node/replica"
@@ -75,7 +78,8 @@ type Config struct {
 	Poll   time.Duration // between two looks at the node list; 5 s when zero
 	Exit   relay.Exit
 	Limits relay.Limits
-	Now    func() time.Time // nil means time.Now
+	Report func(peertest.Result) // gets every reachability test of another node; may be nil
+	Now    func() time.Time      // nil means time.Now
 	Log    *slog.Logger
 }
 
@@ -91,6 +95,7 @@ type Node struct {
 	push      *push.Hub
 	files     *files.Service
 	replica   *replica.Replica
+	tests     *peertest.Tester
 	server    *relay.Server
 	listeners []net.Listener
 	started   time.Time
@@ -176,6 +181,7 @@ func (n *Node) open() (err error) {
 		DB:      n.db,
 		List:    n.List,
 		Forward: n.forward,
+		Room:    func() int64 { return n.room.messages },
 		Now:     cfg.Now,
 		Version: Version,
 		ServiceNodes: func(params json.RawMessage) (json.RawMessage, error) {
@@ -208,6 +214,7 @@ func (n *Node) open() (err error) {
 		Now: cfg.Now,
 		Log: n.log,
 	})
+	n.tests = n.newTests(filepath.Join(cfg.Dir, "tests.json"))
 	n.server, err = relay.New(relay.Config{
 		Keys:    cfg.Keys,
 		Cert:    cert,
@@ -217,6 +224,7 @@ func (n *Node) open() (err error) {
 		List:    n.List,
 		Peers:   n.links,
 		Ready:   n.NotReady,
+		Tests:   n.tests,
 		Exit:    cfg.Exit,
 		Version: Version,
 		Now:     cfg.Now,
@@ -281,6 +289,7 @@ func (n *Node) Run(ctx context.Context) error {
 	tasks.Go(func() { n.sweep(background) })
 	tasks.Go(func() { n.files.Run(background) })
 	tasks.Go(func() { n.replica.Run(background) })
+	tasks.Go(func() { n.tests.Run(background) })
 
 	var err error
 	select {
@@ -389,6 +398,7 @@ func (n *Node) refresh(ctx context.Context) error {
 	n.list.Store(list)
 	n.files.Wake()
 	n.replica.ListChanged()
+	n.tests.ListChanged()
 	n.log.Debug("new node list", "height", list.Height, "nodes", len(list.Nodes), "swarms", len(list.Swarms()))
 	if after := n.NotReady(); len(before) != len(after) {
 		n.log.Info("readiness changed", "ready", len(after) == 0, "height", list.Height)

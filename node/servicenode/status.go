@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"slices"
 	"strings"
+	"time"
 
 	"hearth/node/api"
 	"hearth/node/swarm"
@@ -16,12 +17,7 @@ func (n *Node) Status(context.Context, *api.NodeStatusRequest) (*api.NodeStatus,
 	key := n.cfg.Keys.Ed25519()
 	reasons := n.NotReady()
 	ready := len(reasons) == 0
-	if crowded := n.crowded.Load(); crowded != nil && *crowded != "" {
-		reasons = append(reasons, *crowded)
-	}
-	if n.restarted != "" && n.cfg.Now().Sub(n.started) < newsworthy {
-		reasons = append(reasons, n.restarted)
-	}
+	reasons = append(reasons, n.trouble()...)
 	s := &api.NodeStatus{
 		Ed25519:  hex.EncodeToString(key[:]),
 		Address:  n.cfg.Public.String(),
@@ -34,6 +30,9 @@ func (n *Node) Status(context.Context, *api.NodeStatusRequest) (*api.NodeStatus,
 	s.Messages, s.Bytes = n.db.Stats()
 	kept := n.files.Stats()
 	s.Files, s.FileBytes, s.FileQuota, s.FilesTrouble = kept.Files, uint64(kept.Bytes), uint64(kept.Quota), kept.Trouble
+	health := n.tests.Health()
+	s.Reachable, s.Failing, s.ReachTrouble = uint32(health.Reachable), uint32(health.Failing), health.Trouble
+	s.Heard = lastMoment(health.Heard[:]...)
 	if list := n.List(); list != nil {
 		s.KnownNodes = uint32(len(list.Nodes))
 		if self, ok := list.Find(key); ok {
@@ -45,6 +44,17 @@ func (n *Node) Status(context.Context, *api.NodeStatusRequest) (*api.NodeStatus,
 		}
 	}
 	return s, nil
+}
+
+// trouble lists what the owner should know though the node serves.
+func (n *Node) trouble() (trouble []string) {
+	if crowded := n.crowded.Load(); crowded != nil && *crowded != "" {
+		trouble = append(trouble, *crowded)
+	}
+	if n.restarted != "" && n.cfg.Now().Sub(n.started) < newsworthy {
+		trouble = append(trouble, n.restarted)
+	}
+	return trouble
 }
 
 // Peers lists the other nodes, those of the own swarm first. Nodes that are away
@@ -66,6 +76,9 @@ func (n *Node) Peers(context.Context, *api.PeersRequest) (*api.PeersReply, error
 			peer.Swarm = p.Swarm.String()
 			peer.OwnSwarm = listed && p.Swarm == self.Swarm
 		}
+		if known, ok := n.tests.Of(p.Ed25519); ok && !known.Since.IsZero() {
+			peer.Since, peer.Failures, peer.Trouble = known.Since.UnixMilli(), uint32(known.Failures), known.Trouble
+		}
 		reply.Peers = append(reply.Peers, peer)
 	}
 	slices.SortStableFunc(reply.Peers, func(a, b *api.Peer) int {
@@ -78,4 +91,14 @@ func (n *Node) Peers(context.Context, *api.PeersRequest) (*api.PeersReply, error
 		return cmp.Or(strings.Compare(a.Swarm, b.Swarm), strings.Compare(a.Ed25519, b.Ed25519))
 	})
 	return reply, nil
+}
+
+// lastMoment returns the latest of some moments in Unix milliseconds, 0 for none.
+func lastMoment(times ...time.Time) (last int64) {
+	for _, at := range times {
+		if !at.IsZero() {
+			last = max(last, at.UnixMilli())
+		}
+	}
+	return last
 }

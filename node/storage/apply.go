@@ -135,7 +135,7 @@ const (
 // alone says of a namespace that it holds a single message; one that no Replace
 // of its stamp or a later one names is refused. Outcomes come in the order of the arguments, changes first.
 func (db *DB) Merge(changes []Change, messages []Message, alone func(namespace int16) bool) (outcomes []Outcome, err error) {
-	err = db.update(func(t tables) error {
+	err = db.updateMany(len(changes)+len(messages), func(t tables) error {
 		outcomes = outcomes[:0]
 		for i := range changes {
 			o, err := t.mergeChange(&changes[i], db)
@@ -145,6 +145,7 @@ func (db *DB) Merge(changes []Change, messages []Message, alone func(namespace i
 			outcomes = append(outcomes, o)
 		}
 		for i := range messages {
+			db.touchedBy(t.messages.Tx())
 			o, err := t.mergeMessage(&messages[i], alone(messages[i].Namespace), db)
 			if err != nil {
 				return err

@@ -360,6 +360,61 @@ func TestStampsOnlyGrow(t *testing.T) {
 	}
 }
 
+func TestStoreAndDeleteThatCrossed(t *testing.T) {
+	const second = 1_000_000
+	for _, c := range []struct {
+		name   string
+		before int64 // µs, of the store's stamp before the delete's
+		alone  bool
+		there  bool
+	}{
+		{"a store after the delete brings the message back", -1, false, true},
+		{"so does one by a node whose clock is behind", second, false, true},
+		{"one that waited in a broken link does not", 5 * second, false, false},
+		{"nor does it replace what has replaced it since", 5 * second, true, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			db, clock := testDB(t)
+			m := message(alice, -1, realHash(1))
+			if c.alone {
+				db.alone(m)
+				db.alone(message(alice, -1, realHash(2)))
+			} else {
+				db.mustStore(t, m)
+				if _, err := db.Apply(Change{Owner: alice, Kind: Delete, Hashes: []string{m.Hash}, Stamp: clock.now.UnixMicro() + 20*second}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			deleted := db.NextStamp() - 1
+			told := false
+			db.Watch(func(account.ID, int16) { told = true })
+			m.Stamp = deleted - c.before
+			var already bool
+			var err error
+			if c.alone {
+				already, _, err = db.StoreAlone(m, Change{Owner: alice, Kind: Replace, Namespace: -1, Hashes: []string{m.Hash}})
+			} else {
+				already, _, err = db.Store(m)
+			}
+			if err != nil || already {
+				t.Errorf("already %t, %v", already, err)
+			}
+			left, _, err := db.Retrieve(alice, -1, "", 0, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			there := false
+			for _, m := range left {
+				there = there || m.Hash == realHash(1)
+			}
+			if there != c.there || told != c.there || c.alone && len(left) != 1 {
+				t.Errorf("it is there: %t, and told: %t; %d messages", there, told, len(left))
+			}
+			db.consistent(t)
+		})
+	}
+}
+
 func FuzzParseChange(f *testing.F) {
 	for _, c := range []Change{
 		{Owner: alice, Kind: Delete, Hashes: []string{realHash(1), "x"}, Proof: []byte("proof")},

@@ -1,18 +1,21 @@
 package storage
 
 import (
+	"time"
+
 	bolt "go.etcd.io/bbolt"
 )
 
 // write is a change that waits for a commit.
 type write struct {
 	do   func(tables) error
+	size int       // messages and changes
 	turn chan bool // true: lead the next commit; false: err is set
 	err  error
 }
 
-// maxBatch bounds the changes in one transaction, and with it the memory that
-// the transaction takes.
+// maxBatch bounds what is changed in one transaction, except by a single call, and
+// with it the memory that the transaction takes: some 30 KiB for each message.
 const maxBatch = 256
 
 // update makes a change and returns when it is on disk. do may be called more
@@ -22,10 +25,17 @@ const maxBatch = 256
 // and the first of them then commits for all: a lone write costs one flush and
 // no delay, and a crowd shares flushes (bbolt's own Batch makes a lone write
 // wait for company that may not come).
-func (db *DB) update(do func(tables) error) error {
-	w := &write{do: do, turn: make(chan bool, 1)}
+func (db *DB) update(do func(tables) error) error { return db.updateMany(1, do) }
+
+// updateMany is update for a change of so many messages.
+func (db *DB) updateMany(size int, do func(tables) error) error {
+	w := &write{do: do, size: size, turn: make(chan bool, 1)}
 	db.mu.Lock()
 	db.waiting = append(db.waiting, w)
+	if db.enough != nil && len(db.waiting) >= db.crowd {
+		close(db.enough)
+		db.enough = nil
+	}
 	leads := !db.writing
 	db.writing = true
 	db.mu.Unlock()
@@ -35,11 +45,42 @@ func (db *DB) update(do func(tables) error) error {
 	return w.err
 }
 
+// gather is how long a leader waits for those who wrote together with the last
+// batch, most of whom will be back with their next write. A commit costs two
+// flushes and a dozen pages whether it carries one message or thirty; a lone
+// writer waits for nobody.
+const gather = time.Millisecond
+
+// awaitCrowd waits until as many changes wait as the last commit had; db.mu is held.
+func (db *DB) awaitCrowd() {
+	if len(db.waiting) >= db.crowd {
+		return
+	}
+	enough := make(chan struct{})
+	db.enough = enough
+	db.mu.Unlock()
+	patience := time.NewTimer(gather)
+	select {
+	case <-enough:
+	case <-patience.C:
+	}
+	patience.Stop()
+	db.mu.Lock()
+	db.enough = nil
+}
+
 // lead commits the changes at the head of the queue, the first of which is the
 // caller's, and passes the turn on.
 func (db *DB) lead() {
 	db.mu.Lock()
-	n := min(len(db.waiting), maxBatch)
+	db.awaitCrowd()
+	n := 1
+	for size := db.waiting[0].size; n < len(db.waiting); n++ {
+		if size += db.waiting[n].size; size > maxBatch {
+			break
+		}
+	}
+	db.crowd = n
 	batch := db.waiting[:n:n]
 	db.waiting = db.waiting[n:]
 	db.mu.Unlock()
@@ -64,6 +105,7 @@ func (db *DB) lead() {
 }
 
 func (db *DB) commit(batch []*write) error {
+	db.touched()
 	db.committing.Lock() // see Track
 	defer db.committing.Unlock()
 	var changed []delta

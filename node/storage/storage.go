@@ -18,6 +18,21 @@
 // Every write is on disk when its method returns. Writes that arrive while
 // another is being committed share one commit, so that a busy node pays for one
 // flush per batch and not per message.
+//
+// The engine is bbolt: one file, no background work, little memory of its own. It
+// is not the best one for an SD card. For 100,000 messages of 1,000 bytes, synced,
+// on ext4 (build/measure counts them on a disk of its own), with 1, 8 and 32
+// writers at a time:
+//
+//	              MB written        writes, thousands   flushes, thousands   bytes a message   CPU ms at 32
+//	bbolt         6000 3200 2300    1300  630  430      245  55  17          2360              0.09
+//	pebble        1700  980  880     270   63   28      170  33  14          1390              0.05
+//	badger        4100 1500  910     320   75   24      215  52  17          1270              0.03
+//	sqlite (WAL)  3200 2400 2000     290  198  149      108  28   9          1460              0.04
+//
+// Waiting for a crowd (see gather) has since halved bbolt's flushes at 32 writers and
+// saved a third at 8. Whoever exchanges the engine gains a third of the disk and two
+// thirds of what is written.
 package storage
 
 import (
@@ -64,8 +79,11 @@ var (
 // new message does not fit.
 //
 // A stamp of 0 means now. An earlier one, given by the node that took the
-// message, is moved forward when a change here would delete the message: whoever
-// stores after a delete wants the message back.
+// message, is moved forward when a change here would delete the message, and the
+// two are so close that clocks which differ may have turned them round: whoever
+// stores after a delete wants the message back. A store that was on its way for
+// longer has been overtaken by the delete: it counts as carried out, and leaves
+// nothing.
 func (db *DB) Store(m Message) (already bool, expiry int64, err error) {
 	return db.store(m, nil)
 }
@@ -84,6 +102,13 @@ func (db *DB) StoreAlone(m Message, by Change) (already bool, expiry int64, err 
 // Clients send the same message to several nodes of the swarm, which all pass it
 // on: such repetitions change nothing and need no write.
 const again = 5_000_000
+
+// skew is how much (µs) the clocks of a swarm's nodes may differ for the order of a
+// delete and a store to be the one that the client meant. It is less than the time
+// after which a node gives up passing a store on (5 s): what lies in a broken link
+// from then on, and arrives when it heals, must not bring back what the client has
+// deleted after the answer.
+const skew = 3_000_000
 
 func (db *DB) store(m Message, alone *Change) (already bool, expiry int64, err error) {
 	if len(m.Hash) == 0 || len(m.Hash) > maxHash {
@@ -107,9 +132,9 @@ func (db *DB) store(m Message, alone *Change) (already bool, expiry int64, err e
 			return already, expiry, wrap("storing message", err)
 		}
 	}
-	full, stamp := false, int64(0)
+	full, overtaken, stamp := false, false, int64(0)
 	err = db.update(func(t tables) error {
-		already, expiry, full, stamp = false, m.Expiry, false, m.Stamp
+		already, expiry, full, overtaken, stamp = false, m.Expiry, false, false, m.Stamp
 		var others [][]byte
 		var freed int64
 		if alone != nil {
@@ -135,13 +160,17 @@ func (db *DB) store(m Message, alone *Change) (already bool, expiry int64, err e
 				}
 			}
 		} else {
-			if limit := db.limit.Load(); limit > 0 && t.totals().bytes-freed+size(m) > limit {
-				full = true
-				return nil
-			}
 			latest, _, err := t.coverage(m.Owner[:], m.Namespace, packed, m.Timestamp)
 			if err != nil {
 				return err
+			}
+			if latest-stamp > skew {
+				overtaken = true
+				return nil
+			}
+			if limit := db.limit.Load(); limit > 0 && t.totals().bytes-freed+size(m) > limit {
+				full = true
+				return nil
 			}
 			stamp = max(stamp, latest+1)
 			if expiry, err = t.fold(m.Owner[:], m.Namespace, packed, m.Expiry, stamp, nil); err != nil {
@@ -173,7 +202,7 @@ func (db *DB) store(m Message, alone *Change) (already bool, expiry int64, err e
 	}
 	if err == nil {
 		db.observeStamp(stamp)
-		if !already {
+		if !already && !overtaken {
 			db.tell(m.Owner, m.Namespace)
 		}
 	}

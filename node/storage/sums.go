@@ -115,6 +115,7 @@ func (db *DB) Track(scope func(account.ID) bool) error {
 			return err
 		}
 		err = t.messages.ForEach(func(k, v []byte) error {
+			db.touchedBy(tx)
 			r, err := decode(v)
 			if err == nil {
 				t.sum(Messages, r.hash, account.ID(k), r.mark(), 1)

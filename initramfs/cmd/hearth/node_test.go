@@ -4,8 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"io"
 	"net"
+	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -81,6 +84,7 @@ func TestNodeRoleJoinsTheNetwork(t *testing.T) {
 		return runNode(ctx, []string{
 			"-dir", filepath.Join(dir, "node"), "-listen", address, "-public", address,
 			"-seed", seedURL, "-seed-pin", hex.EncodeToString(pin[:]), "-vault", vaultSocket, "-api", socket,
+			"-metrics", filepath.Join(dir, "figures", "node.sock"),
 		})
 	})
 
@@ -104,6 +108,26 @@ func TestNodeRoleJoinsTheNetwork(t *testing.T) {
 	}
 	if n, ok := authority.List().Find(key); !ok || n.Address.String() != address {
 		t.Errorf("listed as %+v", n)
+	}
+
+	figures := filepath.Join(dir, "figures", "node.sock")
+	local := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", figures)
+	}}}
+	defer local.CloseIdleConnections()
+	for path, want := range map[string]string{"/health": "ready\n", "/metrics": "\nhearth_ready 1\n"} {
+		resp, err := local.Get("http://node" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != 200 || !strings.Contains(string(b), want) {
+			t.Errorf("%s: %d %s, %v", path, resp.StatusCode, b, err)
+		}
+	}
+	if info, err := os.Stat(figures); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the socket of the figures: %v, %v", info, err)
 	}
 }
 
