@@ -42,6 +42,9 @@ const (
 	// CommandFiles carries what the file services of two nodes say to each
 	// other: two parts each way, see [Files].
 	CommandFiles = "files"
+	// CommandLedger carries what nodes say to each other about the ledger beside
+	// its own network, see [Config].
+	CommandLedger = "ledger"
 )
 
 // messageLimit is the largest message of a command and of its answer in bytes,
@@ -50,7 +53,7 @@ func messageLimit(command string) int64 {
 	switch command {
 	case CommandOnion, CommandFileRequest:
 		return maxLinkMessage
-	case CommandStorage, CommandStamped, CommandReplica, CommandFiles, CommandPing, CommandStorageTest:
+	case CommandStorage, CommandStamped, CommandReplica, CommandFiles, CommandLedger, CommandPing, CommandStorageTest:
 		return maxStorageMessage
 	}
 	return 0
@@ -376,6 +379,10 @@ func (s *Server) serveLink(w http.ResponseWriter, r *http.Request) {
 	case CommandReplica:
 		if s.cfg.Replica != nil {
 			answer = s.cfg.Replica(ctx, key, parts)
+		}
+	case CommandLedger:
+		if s.cfg.Ledger != nil {
+			answer = s.cfg.Ledger(ctx, key, parts)
 		}
 	case CommandFileRequest:
 		answer = s.fileCommand(ctx, parts)

@@ -66,6 +66,11 @@ type Config struct {
 	// Replica answers CommandReplica from the node with that key; nil for one that
 	// has nothing to compare. No answer means that the request makes no sense.
 	Replica func(ctx context.Context, from [32]byte, parts [][]byte) [][]byte
+	// Ledger answers CommandLedger in the same way; nil for a network without one.
+	Ledger func(ctx context.Context, from [32]byte, parts [][]byte) [][]byte
+	// Query answers at /json_rpc, where clients ask a seed for the node list; nil for
+	// a node that is no seed.
+	Query func(body []byte) []byte
 
 	Tests Tests // of this node by others; nil for nobody who cares
 
@@ -424,6 +429,14 @@ func (s *Server) serveClient(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		s.serveJob(w, r, s.onionRequest)
+	case "POST /json_rpc":
+		if s.cfg.Query == nil {
+			s.reply(w, text(http.StatusNotFound, "Not Found\n"))
+			return
+		}
+		s.serveJob(w, r, func(_ context.Context, body []byte) answer {
+			return answer{status: http.StatusOK, body: s.cfg.Query(body), contentType: "application/json"}
+		})
 	default:
 		s.reply(w, text(http.StatusNotFound, strings.ToLower(r.Method)+" "+r.URL.EscapedPath()+" Not Found"))
 	}

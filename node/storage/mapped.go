@@ -15,8 +15,8 @@ import (
 // mapped is let go from time to time: it stays in the kernel's cache, and who reads
 // it again pays a microsecond.
 const (
-	mappedLimit  = 40 << 20 // bytes of mapped files, of which the program itself is a part
-	mappedChecks = 128      // transactions, or records of one, between two looks
+	mappedLimit  = 32 << 20 // bytes of mapped files, of which the program itself is a part
+	mappedChecks = 64       // transactions, or records of one, between two looks
 )
 
 // touched counts transactions and looks now and then. It is called outside of them.
