@@ -278,9 +278,16 @@ func post(t testing.TB, url string, body []byte) []byte {
 // leave puts a message with a file into somebody's inbox.
 func leave(t testing.TB, n *devnet.Network, from *account.Account, to account.ID, pointer *sessionpb.AttachmentPointer) {
 	t.Helper()
-	now := time.Now().UnixMilli()
-	content := wire.Text("a file", uint64(now))
+	content := wire.Text("a file", 0)
 	content.DataMessage.Attachments = []*sessionpb.AttachmentPointer{pointer}
+	leaveContent(t, n, from, to, content)
+}
+
+// leaveContent puts a message into somebody's inbox.
+func leaveContent(t testing.TB, n *devnet.Network, from *account.Account, to account.ID, content *sessionpb.Content) {
+	t.Helper()
+	now := time.Now().UnixMilli()
+	content.SigTimestamp = proto.Uint64(uint64(now))
 	data, err := wire.Seal(rand.Reader, from, to, content)
 	if err != nil {
 		t.Fatal(err)

@@ -193,6 +193,7 @@ func shortDir(t testing.TB) string {
 }
 
 func TestTwoChatsTalk(t *testing.T) {
+	t.Parallel() // it mostly waits
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	folder := t.TempDir()
@@ -317,6 +318,7 @@ func TestTwoChatsTalk(t *testing.T) {
 }
 
 func TestAChatThatCannotStartSaysWhy(t *testing.T) {
+	t.Parallel() // it mostly waits
 	file, dir := program(t), shortDir(t)
 	for _, c := range []struct {
 		name string

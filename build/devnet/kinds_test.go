@@ -3,6 +3,7 @@ package devnet_test
 import (
 	"context"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,6 +34,7 @@ func isInfo(kind api.Message_Kind) func(*api.Event) bool {
 }
 
 func TestEveryKindOfMessageGoesBothWays(t *testing.T) {
+	t.Parallel() // it mostly waits
 	n := messengerNetwork(t)
 	alice := talk(t, n, 1, func(c *messenger.Config) { c.DisplayName = "Alice" })
 	bob := talk(t, n, 2, func(c *messenger.Config) { c.DisplayName = "Bob" })
@@ -136,6 +138,7 @@ func TestABlockedSenderIsNotHeard(t *testing.T) {
 }
 
 func TestMessagesWaitWhileTheWholeNetworkIsDown(t *testing.T) {
+	t.Parallel() // it mostly waits
 	n := messengerNetwork(t)
 	file := filepath.Join(t.TempDir(), "alice.db")
 	alice := talk(t, n, 1, func(c *messenger.Config) { c.DBPath = file })
@@ -143,11 +146,15 @@ func TestMessagesWaitWhileTheWholeNetworkIsDown(t *testing.T) {
 	bob.knows(alice)
 	alice.says(bob, "before")
 	bob.hears(alice, "before")
+	var stops sync.WaitGroup
 	for k := 1; k <= 9; k++ {
-		if err := n.StopNode(k); err != nil {
-			t.Fatal(err)
-		}
+		stops.Go(func() {
+			if err := n.StopNode(k); err != nil {
+				t.Error(err)
+			}
+		})
 	}
+	stops.Wait()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	sent, err := alice.Send(ctx, &api.SendRequest{To: bob.id, Text: "meanwhile"})

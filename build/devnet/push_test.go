@@ -3,6 +3,7 @@ package devnet_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -111,13 +112,19 @@ func BenchmarkFromSentToShown(b *testing.B) {
 	alice.knows(bob)
 	bob.knows(alice)
 	i := 0
+	var took []time.Duration
 	for b.Loop() {
 		b.StopTimer()
 		listens(b, n, bob, 0)
 		b.StartTimer()
 		text := fmt.Sprint("number ", i)
 		i++
+		began := time.Now()
 		alice.says(bob, text)
 		bob.hears(alice, text)
+		took = append(took, time.Since(began))
 	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
+	b.ReportMetric(float64(took[len(took)*95/100].Microseconds())/1000, "p95-ms")
 }

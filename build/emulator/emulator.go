@@ -206,7 +206,8 @@ func board(o Options) ([]string, error) {
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-M", hw.machine,
 		"-kernel", o.Kernel, "-initrd", o.Initramfs, "-dtb", o.Tree,
-		"-append", strings.TrimSpace(o.BootLine + " " + o.CommandLine),
+		// QEMU's watchdog of this board restarts it as soon as it is opened.
+		"-append", strings.TrimSpace(o.BootLine + " hearth.watchdog=off " + o.CommandLine),
 		"-netdev", network(o), "-device", "usb-net,netdev=net",
 		"-serial", "null",
 	}

@@ -5,6 +5,7 @@ package lab
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"image/png"
 	"log/slog"
@@ -125,8 +126,19 @@ func firstLight(t *testing.T, board emulator.Target) {
 		t.Fatal(err)
 	}
 	c = boot(t, ctx, l)
-	c.expect(`(?i)another TPM|not this TPM|does not belong`)
+	c.send("status")
+	c.expect(`(?i)the data is encrypted, and its key does not open.*sealed by another TPM`)
 	c.machine.Stop()
+
+	t.Log("== and nothing was destroyed: with it, it opens again")
+	if err := errors.Join(os.RemoveAll(filepath.Join(dir, "tpm")), os.Rename(filepath.Join(dir, "tpm-away"), filepath.Join(dir, "tpm"))); err != nil {
+		t.Fatal(err)
+	}
+	c = boot(t, ctx, l)
+	c.expect(`The account is locked`)
+	c.send("unlock " + pin)
+	c.expect(`The account is open`)
+	c.powerOff()
 }
 
 // console is the serial line in the hands of a test.

@@ -15,6 +15,9 @@ type Sealed struct {
 	PIN bool
 	// PCRs that must be as they were at sealing time, ascending; usually none.
 	PCRs []uint
+	// Generation is the value of the chip's counter at which it opens, see
+	// [TPM.Revoke]; 0 for one of an earlier version, which is bound to none.
+	Generation uint64
 	// Parent is the name of the storage key that it is encrypted to: the
 	// algorithm (2 bytes) and SHA-256 of the public area.
 	Parent [2 + sha256.Size]byte
@@ -25,16 +28,18 @@ type Sealed struct {
 // The marshalled form, all numbers big-endian:
 //
 //	 4  "HSTP"
-//	 1  version, 1
+//	 1  version, 2; 1 = without a generation
 //	 1  1 = with PIN, 0 = without
 //	 3  PCRs as in TPMS_PCR_SELECTION: bit k of byte n is PCR 8n+k
+//	 8  generation, from version 2 on
 //	34  name of the parent
 //	 2  size of the public area, then the public area
 //	 2  size of the private area, then the private area
 //	32  SHA-256 of all above, against wear of the card, not against people
 const (
 	blobMagic   = "HSTP"
-	blobVersion = 1
+	blobUnbound = 1
+	blobVersion = 2
 	maxArea     = 512  // bytes of a public or private area; ours have 78 and about 190
 	maxBlob     = 2048 // bytes
 	pcrBytes    = 3
@@ -44,6 +49,9 @@ const (
 func (s *Sealed) Marshal() []byte {
 	b := []byte(blobMagic)
 	b = append(b, blobVersion, 0)
+	if s.Generation == 0 {
+		b[len(b)-2] = blobUnbound
+	}
 	if s.PIN {
 		b[len(b)-1] = 1
 	}
@@ -52,6 +60,9 @@ func (s *Sealed) Marshal() []byte {
 		mask[p/8] |= 1 << (p % 8)
 	}
 	b = append(b, mask[:]...)
+	if s.Generation != 0 {
+		b = binary.BigEndian.AppendUint64(b, s.Generation)
+	}
 	b = append(b, s.Parent[:]...)
 	for _, area := range [][]byte{s.Public, s.Private} {
 		b = binary.BigEndian.AppendUint16(b, uint16(len(area)))
@@ -78,8 +89,9 @@ func ParseSealed(b []byte) (*Sealed, error) {
 	if string(r.take(len(blobMagic))) != blobMagic {
 		return nil, fmt.Errorf("%w: it is something else", ErrDamaged)
 	}
-	if v := r.byte(); v != blobVersion {
-		return nil, fmt.Errorf("%w: version %d is unknown to this program", ErrDamaged, v)
+	version := r.byte()
+	if version != blobVersion && version != blobUnbound {
+		return nil, fmt.Errorf("%w: version %d is unknown to this program", ErrDamaged, version)
 	}
 	s := &Sealed{}
 	kind := r.byte()
@@ -89,6 +101,11 @@ func ParseSealed(b []byte) (*Sealed, error) {
 			if m&(1<<k) != 0 {
 				s.PCRs = append(s.PCRs, uint(i)*8+k)
 			}
+		}
+	}
+	if version == blobVersion {
+		if s.Generation = binary.BigEndian.Uint64(r.take(8)); s.Generation == 0 {
+			r.short = true
 		}
 	}
 	copy(s.Parent[:], r.take(len(s.Parent)))

@@ -55,7 +55,7 @@ func TestBlobParserRefuses(t *testing.T) {
 		"only a checksum":      {resum(make([]byte, 32)), ErrDamaged, "something else"},
 		"too long":             {make([]byte, maxBlob+1), ErrDamaged, "2049 bytes"},
 		"other magic":          {changed(0, 'X'), ErrDamaged, "something else"},
-		"a later version":      {changed(4, 2), ErrDamaged, "version 2 is unknown"},
+		"a later version":      {changed(4, 3), ErrDamaged, "version 3 is unknown"},
 		"unknown kind":         {changed(5, 2), ErrDamaged, "structure"},
 		"public area too long": {changed(44, 79), ErrDamaged, "structure"},
 		"public area huge":     {changed(43, 0xff), ErrDamaged, "structure"},

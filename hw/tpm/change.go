@@ -27,7 +27,7 @@ func (t *TPM) ResealWithPIN(blob []byte, pin, newPIN string) ([]byte, error) {
 	defer srk.flush()
 	defer wipe(p.secret, p.lockout)
 	t.clearCounter(srk, p.lockout)
-	return t.seal(srk, p, newAuth, true)
+	return t.seal(srk, p, newAuth, true, 0)
 }
 
 // Release gives the chip back before a blob of [TPM.SealWithPIN] is destroyed:
@@ -73,7 +73,7 @@ func (d *Developer) ResealWithPIN(blob []byte, pin, newPIN string) ([]byte, erro
 		return nil, err
 	}
 	defer wipe(secret)
-	return d.seal(secret, &newPIN)
+	return d.seal(secret, &newPIN, 0)
 }
 
 // Release is as [TPM.Release]: it forgets the count of wrong PINs.

@@ -26,6 +26,7 @@ import (
 //
 //	developer.key    32 random bytes, mode 0600: the key of secrets without a PIN
 //	developer.tries  wrong PINs that count now (4 bytes) and since when (8 bytes, Unix ms)
+//	developer.generations  of the secrets without PIN and with one (8 bytes each), once one is above 1
 type Developer struct {
 	mu  sync.Mutex
 	dir string
@@ -36,9 +37,10 @@ type Developer struct {
 // The marshalled form of a developer blob, numbers big-endian:
 //
 //	 4  "HSDV"
-//	 1  version, 1
+//	 1  version, 2; 1 = without a generation, which has salt in its place
 //	 1  1 = with PIN, 0 = without
-//	16  salt of scrypt, zeros without PIN
+//	 8  salt of scrypt, zeros without PIN
+//	 8  generation
 //	 8  first bytes of SHA-256 of developer.key
 //	24  nonce of XChaCha20-Poly1305
 //	 n  secret and tag, encrypted; all above is authenticated with it
@@ -109,14 +111,14 @@ func (d *Developer) Tries() (left int, recovery time.Duration, err error) {
 func (d *Developer) SealWithPIN(secret []byte, pin string) ([]byte, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.seal(secret, &pin)
+	return d.seal(secret, &pin, 0)
 }
 
 // Seal is as [TPM.Seal].
 func (d *Developer) Seal(secret []byte) ([]byte, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.seal(secret, nil)
+	return d.seal(secret, nil, 0)
 }
 
 // UnsealWithPIN is as [TPM.UnsealWithPIN]. A try is written down before the PIN
@@ -177,16 +179,22 @@ func (d *Developer) Unseal(blob []byte) ([]byte, error) {
 	return secret, nil
 }
 
-func (d *Developer) seal(secret []byte, pin *string) ([]byte, error) {
+// seal seals for the present generation, or one that is so much later.
+func (d *Developer) seal(secret []byte, pin *string, later uint64) ([]byte, error) {
 	if len(secret) == 0 || len(secret) > MaxSecret {
 		return nil, ErrSecretSize
 	}
-	b := append([]byte(developerMagic), 1, 0)
+	present, err := d.generation(pin != nil)
+	if err != nil {
+		return nil, fmt.Errorf("sealing: %w", err)
+	}
+	b := append([]byte(developerMagic), 2, 0)
 	var salt [16]byte
 	if pin != nil {
 		b[len(b)-1] = 1
-		_, _ = rand.Read(salt[:]) // never fails
+		_, _ = rand.Read(salt[:8]) // never fails
 	}
+	binary.BigEndian.PutUint64(salt[8:], present+later)
 	b = append(b, salt[:]...)
 	b = append(b, d.keyID()...)
 	var nonce [chacha20poly1305.NonceSizeX]byte
@@ -219,7 +227,7 @@ func (d *Developer) check(b []byte, withPIN bool) error {
 	if got := sha256.Sum256(body); !bytes.Equal(got[:], sum) {
 		return fmt.Errorf("%w: its checksum is wrong", ErrDamaged)
 	}
-	if string(b[:4]) != developerMagic || b[4] != 1 || b[5] > 1 {
+	if string(b[:4]) != developerMagic || b[4] != 1 && b[4] != 2 || b[5] > 1 {
 		return fmt.Errorf("%w: its structure is wrong", ErrDamaged)
 	}
 	if (b[5] == 1) != withPIN {
@@ -228,8 +236,73 @@ func (d *Developer) check(b []byte, withPIN bool) error {
 	if !bytes.Equal(b[22:30], d.keyID()) {
 		return fmt.Errorf("%w: it belongs to another developer.key", ErrOtherTPM)
 	}
-	return nil
+	if b[4] == 1 {
+		return nil
+	}
+	present, err := d.generation(withPIN)
+	if err == nil && binary.BigEndian.Uint64(b[14:]) != present {
+		err = ErrRevoked
+	}
+	return err
 }
+
+// Generation is as [TPM.Generation].
+func (d *Developer) Generation(withPIN bool) (uint64, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.generation(withPIN)
+}
+
+// Revoke is as [TPM.Revoke], for who plays by the rules.
+func (d *Developer) Revoke(withPIN bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var b []byte
+	for _, kind := range []bool{false, true} {
+		present, err := d.generation(kind)
+		if err != nil {
+			return err
+		}
+		if kind == withPIN {
+			present++
+		}
+		b = binary.BigEndian.AppendUint64(b, present)
+	}
+	return writeFile(d.generationsPath(), b)
+}
+
+// GenerationOf is as [TPM.GenerationOf].
+func (d *Developer) GenerationOf(blob []byte) (uint64, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	withPIN := len(blob) > 5 && blob[5] == 1
+	if err := d.check(blob, withPIN); err != nil && !errors.Is(err, ErrRevoked) {
+		return 0, err
+	}
+	if blob[4] == 1 {
+		return 0, nil
+	}
+	return binary.BigEndian.Uint64(blob[14:]), nil
+}
+
+func (d *Developer) generation(withPIN bool) (uint64, error) {
+	b, err := os.ReadFile(d.generationsPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return 1, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if len(b) != 16 {
+		return 0, fmt.Errorf("developer sealer: %s has %d bytes instead of 16", d.generationsPath(), len(b))
+	}
+	if withPIN {
+		b = b[8:]
+	}
+	return binary.BigEndian.Uint64(b), nil
+}
+
+func (d *Developer) generationsPath() string { return filepath.Join(d.dir, "developer.generations") }
 
 var errAuthentication = errors.New("authentication failed")
 

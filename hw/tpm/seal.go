@@ -38,13 +38,13 @@ func (t *TPM) SealWithPIN(secret []byte, pin string) ([]byte, error) {
 	}
 	auth := authValue(pin)
 	defer wipe(lockout, auth)
-	return t.seal(srk, payload{secret, lockout}, auth, true)
+	return t.seal(srk, payload{secret, lockout}, auth, true, 0)
 }
 
 // UnsealWithPIN opens a blob of [TPM.SealWithPIN]. The caller wipes the secret.
 //
 // Errors: *[WrongPINError], *[LockedOutError], [ErrOtherTPM], [ErrDamaged],
-// [ErrKind], [ErrPolicy], or what went wrong with the device. Only a wrong PIN
+// [ErrKind], [ErrPolicy], [ErrRevoked], or what went wrong with the device. Only a wrong PIN
 // costs a try.
 func (t *TPM) UnsealWithPIN(blob []byte, pin string) ([]byte, error) {
 	t.mu.Lock()
@@ -70,7 +70,7 @@ func (t *TPM) Seal(secret []byte) ([]byte, error) {
 		return nil, fmt.Errorf("sealing: %w", err)
 	}
 	defer srk.flush()
-	return t.seal(srk, payload{secret: secret}, nil, false)
+	return t.seal(srk, payload{secret: secret}, nil, false, 0)
 }
 
 // Unseal opens a blob of [TPM.Seal], whatever the lockout's state. Errors as
@@ -86,7 +86,8 @@ func (t *TPM) Unseal(blob []byte) ([]byte, error) {
 	return p.secret, nil
 }
 
-func (t *TPM) seal(srk *storageKey, p payload, auth []byte, withPIN bool) ([]byte, error) {
+// seal seals for the present generation, or one that is so much later.
+func (t *TPM) seal(srk *storageKey, p payload, auth []byte, withPIN bool, later uint64) ([]byte, error) {
 	if len(p.secret) == 0 || len(p.secret) > MaxSecret {
 		return nil, ErrSecretSize
 	}
@@ -96,7 +97,12 @@ func (t *TPM) seal(srk *storageKey, p payload, auth []byte, withPIN bool) ([]byt
 		}
 	}
 	pcrs := slices.Compact(slices.Sorted(slices.Values(t.policy.PCRs)))
-	digest, err := srk.policyDigest(pcrs)
+	present, err := srk.count(generation(withPIN))
+	if err != nil {
+		return nil, fmt.Errorf("sealing: %w", err)
+	}
+	s := Sealed{PIN: withPIN, PCRs: pcrs, Generation: present + later}
+	digest, err := srk.policyDigest(&s)
 	if err != nil {
 		return nil, fmt.Errorf("sealing: %w", err)
 	}
@@ -113,7 +119,7 @@ func (t *TPM) seal(srk *storageKey, p payload, auth []byte, withPIN bool) ([]byt
 	if err != nil {
 		return nil, fmt.Errorf("sealing: %w", err)
 	}
-	s := Sealed{PIN: withPIN, PCRs: pcrs, Public: rsp.OutPublic.Bytes(), Private: rsp.OutPrivate.Buffer}
+	s.Public, s.Private = rsp.OutPublic.Bytes(), rsp.OutPrivate.Buffer
 	copy(s.Parent[:], srk.name.Buffer)
 	return s.Marshal(), nil
 }
@@ -144,6 +150,16 @@ func (t *TPM) unseal(blob, auth []byte, withPIN bool) (_ *storageKey, _ payload,
 	}
 	if err := s.check(); err != nil {
 		return nil, payload{}, err
+	}
+	if s.Generation != 0 {
+		// The policy says it as well, but does not tell what it refuses.
+		present, err := srk.count(generation(withPIN))
+		if err != nil {
+			return nil, payload{}, err
+		}
+		if s.Generation != present {
+			return nil, payload{}, ErrRevoked
+		}
 	}
 	data, err := srk.unseal(s, auth)
 	if err != nil {
@@ -179,7 +195,7 @@ func (k *storageKey) unseal(s *Sealed, auth []byte) ([]byte, error) {
 		return nil, err
 	}
 	defer end() // nothing can be done about an error
-	if err := runPolicy(k, session.Handle(), s.PCRs); err != nil {
+	if err := runPolicy(k, session.Handle(), s); err != nil {
 		return nil, err
 	}
 	rsp, err := tpm2.Unseal{
@@ -252,12 +268,22 @@ func (s *Sealed) check() error {
 	return nil
 }
 
-// runPolicy satisfies a policy in a session: the PCRs, when there are any, then
-// the authorisation value (the PIN's, or the empty one).
-func runPolicy(k *storageKey, session tpm2.TPMHandle, pcrs []uint) error {
-	if len(pcrs) > 0 {
-		if _, err := (tpm2.PolicyPCR{PolicySession: session, Pcrs: selection(pcrs)}).Execute(k.t); err != nil {
+// runPolicy satisfies a policy in a session: the PCRs, when there are any, the
+// generation, then the authorisation value (the PIN's, or the empty one).
+func runPolicy(k *storageKey, session tpm2.TPMHandle, s *Sealed) error {
+	if len(s.PCRs) > 0 {
+		if _, err := (tpm2.PolicyPCR{PolicySession: session, Pcrs: selection(s.PCRs)}).Execute(k.t); err != nil {
 			return fmt.Errorf("policy of the PCRs: %w", err)
+		}
+	}
+	if s.Generation != 0 {
+		compare, err := policyOf(s.PIN, s.Generation)
+		if err != nil {
+			return err
+		}
+		compare.PolicySession = session
+		if _, err := compare.Execute(k.t); err != nil {
+			return fmt.Errorf("policy of the generation: %w", err)
 		}
 	}
 	if _, err := (tpm2.PolicyAuthValue{PolicySession: session}).Execute(k.t); err != nil {
@@ -269,17 +295,26 @@ func runPolicy(k *storageKey, session tpm2.TPMHandle, pcrs []uint) error {
 // policyDigest computes the policy for the PCRs as they are now. It is computed
 // here, from PCR values that the chip vouches for in an audit session: a digest
 // asked of the chip in the clear could be exchanged for a weaker one on the way.
-func (k *storageKey) policyDigest(pcrs []uint) ([]byte, error) {
+func (k *storageKey) policyDigest(s *Sealed) ([]byte, error) {
 	policy, err := tpm2.NewPolicyCalculator(tpm2.TPMAlgSHA256)
 	if err != nil {
 		return nil, err
 	}
-	if len(pcrs) > 0 {
-		values, err := k.readPCRs(pcrs)
+	if len(s.PCRs) > 0 {
+		values, err := k.readPCRs(s.PCRs)
 		if err != nil {
 			return nil, err
 		}
-		if err := (tpm2.PolicyPCR{PcrDigest: tpm2.TPM2BDigest{Buffer: values}, Pcrs: selection(pcrs)}).Update(policy); err != nil {
+		if err := (tpm2.PolicyPCR{PcrDigest: tpm2.TPM2BDigest{Buffer: values}, Pcrs: selection(s.PCRs)}).Update(policy); err != nil {
+			return nil, err
+		}
+	}
+	if s.Generation != 0 {
+		compare, err := policyOf(s.PIN, s.Generation)
+		if err != nil {
+			return nil, err
+		}
+		if err := compare.Update(policy); err != nil {
 			return nil, err
 		}
 	}

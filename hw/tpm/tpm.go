@@ -13,12 +13,21 @@
 //
 // A sealed secret is a keyed-hash object under the chip's ECC storage key. It
 // cannot be moved (fixedTPM, fixedParent) and opens only through its policy:
-// the PCRs of [Policy], when there are any, then the authorisation value made
-// from the PIN. Every session is salted with the storage key and encrypted with
+// the PCRs of [Policy], when there are any, the generation, then the authorisation
+// value made from the PIN. Every session is salted with the storage key and encrypted with
 // AES-128-CFB, so a probe on the wires between board and chip sees neither PIN
 // nor secret, and nothing to try PINs on. The blob names the storage key; a chip
 // that shows another one is refused before the PIN is used, so nobody can slip
 // their own chip in between without also changing the card.
+//
+// # Generations
+//
+// The chip keeps two counters that only grow, one for secrets with a PIN and one for
+// those without. A sealed secret names a value of its counter (PolicyNV), and opens at
+// no other: [TPM.Revoke] adds 1, and with that single command every blob of the
+// generation is worthless, copies of it on other cards included. A secret that has a
+// stand-in for the next generation ([TPM.SealTwofold]) is replaced by it in the same
+// moment. A third counter numbers the states of the card, see [CardCounter].
 //
 // # Lockout
 //

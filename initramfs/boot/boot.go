@@ -8,7 +8,9 @@
 //	modules  drivers, where the kernel has them in files
 //	screen   panel and console start, so that there is something to look at
 //	tpm      the chip that seals the keys
-//	data     the card's last partition, or the one labelled "hearth-data"
+//	data     the card's last partition, or the one labelled "hearth-data"; with a TPM
+//	         it is encrypted
+//	copy     whether the card is an older copy of itself
 //	measure  what has started, into the TPM's PCRs
 //	network  an address by DHCP; may come late, or never
 //	clock    a time that does not run backwards; the network's, where there is one
@@ -24,6 +26,7 @@ package boot
 
 import (
 	"context"
+	"errors"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -53,9 +56,39 @@ func Run() {
 	var (
 		parameters Parameters
 		serial     string // the serial line's device file
-		card       string // the SD card's, "" when there is none of ours
+		data       mounted
 		program    = programDigest()
 	)
+	searched := make(chan struct{}) // closed when the TPM was found, or not
+	power.last = func() error {
+		chip, err := cardTPM(parameters.Developer)
+		if chip == nil || err != nil || data.partition == "" || !dataWritable() {
+			return err
+		}
+		defer chip.Close()
+		return leaveCopy(chip, stateFile)
+	}
+	device.revoke = func() error {
+		chip, err := cardTPM(parameters.Developer)
+		if err != nil {
+			return err
+		}
+		if chip == nil {
+			return ErrNotRevoked
+		}
+		defer chip.Close()
+		return revokeAll(chip)
+	}
+	device.wipe = func() {
+		power.last = nil
+		power.after = func() error {
+			if data.partition == "" {
+				return nil
+			}
+			return blank(data.partition, data.cipher != "", func(format string, args ...any) { log.Say("wipe", format, args...) })
+		}
+		power.off(true)
+	}
 	stages := []Stage{
 		{Name: "mounts", Run: func(context.Context, Say) error {
 			return mounts()
@@ -70,25 +103,43 @@ func Run() {
 			return loadModules(modulesFolder, say)
 		}},
 		{Name: "screen", After: []string{"modules"}, Run: func(_ context.Context, say Say) error {
+			limitServices(reaper, say)
+			startWatchdog(parameters.NoWatchdog, background, device.health, say)
 			for _, s := range screenServices(parameters, serial, panelPort(say)) {
 				services.Start(s)
 			}
 			return device.serve(background) // they ask for it once they are up
 		}},
 		{Name: "tpm", After: []string{"modules"}, Run: func(ctx context.Context, say Say) error {
+			defer close(searched)
 			return findTPM(ctx, parameters.Developer, say)
 		}},
 		{Name: "data", After: []string{"modules"}, Run: func(ctx context.Context, say Say) (err error) {
-			if card, err = mountData(ctx, say); err != nil {
+			<-searched // without a TPM it tells what it can
+			keys, closeKeys := dataKeys(parameters.Developer, say)
+			defer closeKeys()
+			data, err = mountData(ctx, keys, say)
+			var degraded *Degraded
+			if err != nil && !errors.As(err, &degraded) {
 				return err
 			}
+			device.setData(data)
 			background.Go(func(ctx context.Context) {
 				watchData(ctx, dataWritable, func(err error) {
 					say("DEGRADED: %v", err)
 					device.setTrouble("data", err.Error())
 				})
 			})
-			return nil
+			return err
+		}},
+		{Name: "copy", After: []string{"tpm", "data"}, Run: func(_ context.Context, say Say) error {
+			chip, err := cardTPM(parameters.Developer)
+			if chip == nil || err != nil {
+				say("nothing: no TPM counts the states of the card")
+				return degrade(err)
+			}
+			defer chip.Close()
+			return degrade(checkCopy(chip, stateFile, data.fresh, say))
 		}},
 		{Name: "network", After: []string{"modules"}, Run: func(ctx context.Context, say Say) error {
 			return network(ctx, background, device.setAddress, say)
@@ -105,7 +156,7 @@ func Run() {
 			return nil
 		}},
 		{Name: "measure", After: []string{"tpm", "data"}, Run: func(_ context.Context, say Say) error {
-			return measureAll(program, card, say)
+			return measureAll(program, data.card, say)
 		}},
 		{Name: "run", After: []string{"measure", "clock", "screen"}, Run: func(_ context.Context, say Say) error {
 			for _, s := range keyServices(parameters, say) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hearth/firmware/card"
+	"hearth/hw/tpm"
 	"hearth/initramfs/disk"
 )
 
@@ -22,6 +24,8 @@ const (
 	DataLabel = "hearth-data"
 	// DataFolder is where it is mounted.
 	DataFolder = "/data"
+	// dataMapping is the device mapper's name for it when it is encrypted.
+	dataMapping = "hearth-data"
 )
 
 // Errors of the data stage.
@@ -30,16 +34,34 @@ var (
 	ErrManyData = errors.New("more than one place for the appliance's data")
 	// ErrReadOnly says that the data can be looked at and not changed.
 	ErrReadOnly = errors.New("the data is read-only, nothing new can be kept")
+	// ErrSealed says that the data is encrypted and its key not to be had.
+	ErrSealed = errors.New("the data is encrypted, and its key does not open")
+	// ErrDeveloperData says that the data was made with a TPM.
+	ErrDeveloperData = errors.New("the data is encrypted with a key that only the TPM has, which developer mode does not use")
 )
+
+// keeper is what encrypting the data needs of a TPM.
+type keeper interface {
+	io.Reader
+	Seal(secret []byte) (blob []byte, err error)
+	Unseal(blob []byte) (secret []byte, err error)
+}
+
+// mounted is where the data came from.
+type mounted struct {
+	card      string // device of the card that it is on, "" when it is on no card of ours
+	partition string // device of the partition or disk
+	cipher    string // by which it is encrypted, "" when it is not
+	fresh     bool   // nothing was kept there before
+}
 
 // lookEvery is how often PID 1 looks whether the kernel had to stop writing.
 const lookEvery = 10 * time.Second
 
 // mountData finds the data partition, on a card's first start makes it, mounts it
-// and makes the services' folders. It returns the device of the card that it is on,
-// "" when it is on no card of ours. When it can only be read, the error is a Degraded
-// with ErrReadOnly.
-func mountData(ctx context.Context, say Say) (onCard string, err error) {
+// and makes the services' folders. Without keys it stays as it is, and a new one is
+// not encrypted. When it can only be read, the error is a Degraded with ErrReadOnly.
+func mountData(ctx context.Context, keys keeper, say Say) (m mounted, err error) {
 	var found place
 	// SD cards and USB disks appear seconds after the kernel has started us.
 	poll(ctx, 15*time.Second, func() bool {
@@ -47,70 +69,184 @@ func mountData(ctx context.Context, say Say) (onCard string, err error) {
 		return !errors.Is(err, ErrNoData)
 	})
 	if err != nil {
-		return "", err
+		return m, err
 	}
+	m = mounted{card: found.card, partition: found.device}
 	if ctx.Err() != nil {
-		return "", ctx.Err() // the appliance is being switched off
+		return m, ctx.Err() // the appliance is being switched off
 	}
-	state, err := prepare(found, say)
+	ready, err := prepare(found, keys, say)
 	if err != nil {
-		return found.card, err
+		return m, err
 	}
-	trouble, err := mount(found.device, state, say)
+	m.cipher, m.fresh = ready.cipher, ready.fresh
+	trouble, err := mount(ready.device, ready.state, say)
 	if err != nil {
-		return found.card, err
+		return m, err
 	}
 	if trouble == nil {
-		if err := enlarge(found.device, state, say); err != nil {
+		if err := enlarge(ready.device, ready.state, say); err != nil {
 			say("%v; it keeps its size", err)
 		}
 	}
 	if err := dataFolders(); err != nil && trouble == nil {
-		return found.card, err
+		return m, err
 	}
 	if trouble != nil {
-		return found.card, &Degraded{trouble}
+		return m, &Degraded{trouble}
 	}
-	return found.card, nil
+	return m, nil
+}
+
+// prepared is a file system that can be mounted.
+type prepared struct {
+	device string
+	cipher string // "" when it is not encrypted
+	fresh  bool   // it was made just now
+	state  disk.State
 }
 
 // prepare brings a partition to where it can be mounted, and tells its state.
-func prepare(p place, say Say) (disk.State, error) {
+func prepare(p place, keys keeper, say Say) (ready prepared, err error) {
 	if p.card != "" {
 		if err := growPartition(p.card, say); err != nil {
 			// The rest of the card stays unused.
 			say("%s: %v", p.card, err)
 		}
 	}
-	f, err := os.OpenFile(p.device, os.O_RDWR, 0)
-	if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) { // its switch says so
-		f, err = os.Open(p.device)
-	}
+	f, err := openDisk(p.device)
 	if err != nil {
-		return disk.State{}, err
+		return ready, err
 	}
 	defer f.Close()
-	if p.blank {
-		if err := format(f, say); err != nil {
-			return disk.State{}, fmt.Errorf("%s: %w", p.device, err)
+	ready = prepared{device: p.device}
+	header, whole, headerErr := disk.ReadHeader(f)
+	if headerErr == nil && keys != nil {
+		ready, err = unseal(f, header, keys)
+		if errors.Is(err, tpm.ErrRevoked) {
+			// It was wiped, or is a copy from before: nothing opens it again.
+			say("%s: everything here was wiped; beginning anew", p.device)
+			if err := blank(p.device, true, say); err != nil {
+				return ready, err
+			}
+			p.blank = true
+		} else if err != nil {
+			return ready, fmt.Errorf("%s: %w", p.device, err)
 		}
 	}
-	state, err := disk.Inspect(f)
-	if p.card != "" && (errors.Is(err, disk.ErrDamaged) || errors.Is(err, disk.ErrNone)) {
+	switch {
+	case p.blank && keys != nil:
+		if ready, err = formatSealed(f, keys, say); err != nil {
+			return ready, fmt.Errorf("%s: %w", p.device, err)
+		}
+	case p.blank:
+		say("%s: NOT encrypted, because there is no TPM to seal the key", p.device)
+		if err := format(f, say); err != nil {
+			return ready, fmt.Errorf("%s: %w", p.device, err)
+		}
+	case headerErr == nil && keys == nil:
+		return ready, fmt.Errorf("%s: %w", p.device, ErrDeveloperData)
+	case headerErr == nil:
+		if !whole {
+			say("%s: one of the two headers is damaged; written again", p.device)
+			if err := disk.WriteHeader(f, header); err != nil {
+				say("%s: %v", p.device, err)
+			}
+		}
+	default:
+		say("%s: NOT encrypted, it was made without a TPM", p.device)
+	}
+	ready.fresh = p.blank
+	if ready.cipher != "" {
+		say("%s: encrypted with %s, the key is sealed in the TPM, without PIN", p.device, ready.cipher)
+		inner, err := openDisk(ready.device)
+		if err != nil {
+			return ready, err
+		}
+		defer inner.Close()
+		f = inner
+	}
+	ready.state, err = disk.Inspect(f)
+	if (p.card != "" || ready.cipher != "") && (errors.Is(err, disk.ErrDamaged) || errors.Is(err, disk.ErrNone)) {
 		say("%s: %v; looking for a copy", p.device, err)
 		if err := disk.Repair(f, DataLabel); err != nil {
-			return state, fmt.Errorf("%s: %w; writing the image to the card again starts anew, without what it holds", p.device, err)
+			return ready, fmt.Errorf("%s: %w; writing the image to the card again starts anew, without what it holds", p.device, err)
 		}
 		if err := f.Sync(); err != nil {
-			return state, err
+			return ready, err
 		}
 		say("%s: superblock put back from a copy", p.device)
-		state, err = disk.Inspect(f)
+		ready.state, err = disk.Inspect(f)
 	}
 	if err != nil {
-		return state, fmt.Errorf("%s: %w", p.device, err)
+		return ready, fmt.Errorf("%s: %w", p.device, err)
 	}
-	return state, nil
+	return ready, nil
+}
+
+// openDisk opens a disk to write, or, when its switch says so, to read.
+func openDisk(device string) (*os.File, error) {
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) {
+		return os.Open(device)
+	}
+	return f, err
+}
+
+// formatSealed makes an encrypted file system on a blank partition. The header takes
+// the place of the mark that it is blank and goes last: if the power fails before, the
+// next start begins again, with another key.
+func formatSealed(f *os.File, keys keeper, say Say) (ready prepared, err error) {
+	cpuinfo, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return ready, err
+	}
+	c := disk.ChooseCipher(cpuinfo)
+	key := make([]byte, c.KeySize())
+	defer clear(key)
+	if _, err := io.ReadFull(keys, key); err != nil {
+		return ready, fmt.Errorf("drawing the key of the data: %w", err)
+	}
+	sealed, err := keys.Seal(key)
+	if err != nil {
+		return ready, fmt.Errorf("sealing the key of the data: %w", err)
+	}
+	header := disk.Header{Cipher: c, Sealed: sealed}
+	// Opened again, so that a key which never comes back is found out now.
+	if ready, err = unseal(f, header, keys); err != nil {
+		return ready, err
+	}
+	inner, err := os.OpenFile(ready.device, os.O_RDWR, 0)
+	if err != nil {
+		return ready, err
+	}
+	defer inner.Close()
+	size, err := disk.Size(inner)
+	if err != nil {
+		return ready, err
+	}
+	say("first start: making an encrypted file system on %d MiB", size>>20)
+	if err := disk.Format(inner, size, DataLabel); err != nil {
+		return ready, err
+	}
+	return ready, disk.WriteHeader(f, header)
+}
+
+// unseal lets the disk behind a header appear.
+func unseal(f *os.File, header disk.Header, keys keeper) (prepared, error) {
+	key, err := keys.Unseal(header.Sealed)
+	if err != nil {
+		return prepared{}, fmt.Errorf("%w: %w", ErrSealed, err)
+	}
+	defer clear(key)
+	device, err := disk.Open(f, dataMapping, header.Cipher, key)
+	if err != nil {
+		return prepared{}, err
+	}
+	if !poll(context.Background(), 5*time.Second, func() bool { return exists(device) }) {
+		return prepared{}, fmt.Errorf("%s does not appear", device)
+	}
+	return prepared{device: device, cipher: header.Cipher.String()}, nil
 }
 
 func growPartition(path string, say Say) error {
@@ -243,7 +379,8 @@ type place struct {
 }
 
 // findData returns the one place of the data: the last partition of a card with our
-// table, or anything with a file system of that label. It goes by what is on the
+// table, a whole disk that says that it is blank, or anything with encrypted data or a
+// file system of that label. It goes by what is on the
 // disks: the kernel's names depend on the order in which drivers find their
 // hardware.
 func findData(sysfs, dev string) (place, error) {
@@ -253,7 +390,7 @@ func findData(sysfs, dev string) (place, error) {
 	}
 	var found []place
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "loop") || strings.HasPrefix(e.Name(), "ram") {
+		if strings.HasPrefix(e.Name(), "loop") || strings.HasPrefix(e.Name(), "ram") || strings.HasPrefix(e.Name(), "dm-") {
 			continue
 		}
 		p := place{device: filepath.Join(dev, e.Name())}
@@ -263,6 +400,10 @@ func findData(sysfs, dev string) (place, error) {
 		}
 		if parent := cardOf(sysfs, dev, e.Name()); parent != "" {
 			p.card, p.blank = parent, card.IsBlank(firstSector(f))
+			found = append(found, p)
+		} else if p.blank = !exists(filepath.Join(sysfs, e.Name(), "partition")) && card.IsBlank(firstSector(f)); p.blank {
+			found = append(found, p)
+		} else if _, _, err := disk.ReadHeader(f); err == nil {
 			found = append(found, p)
 		} else if state, err := disk.Inspect(f); err == nil && state.Label == DataLabel {
 			found = append(found, p)

@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"hearth/firmware/card"
+	"hearth/hw/tpm"
+	"hearth/hw/tpm/swtpmtest"
+	"hearth/initramfs/disk"
 )
 
 // superblock is the start of a disk with an ext4 file system of that label.
@@ -22,6 +25,9 @@ func superblock(label string) []byte {
 	copy(disk[1024+120:1024+136], label)
 	return disk
 }
+
+// header is the start of a disk with encrypted data.
+func header() []byte { return disk.Header{Cipher: disk.AES, Sealed: []byte("sealed")}.Marshal() }
 
 func TestTheDataIsFoundByWhatIsOnTheDisks(t *testing.T) {
 	for _, c := range []struct {
@@ -54,6 +60,13 @@ func TestTheDataIsFoundByWhatIsOnTheDisks(t *testing.T) {
 		{name: "a mark on somebody else's card", err: ErrNoData, disks: map[string][]byte{
 			"mmcblk0": make([]byte, 512), "mmcblk0/mmcblk0p4": card.Blank(),
 		}},
+		{name: "a blank disk", want: "vda", blank: true, disks: map[string][]byte{"vda": card.Blank()}},
+		{name: "a disk with encrypted data", want: "vda", disks: map[string][]byte{"vda": header()}},
+		{name: "encrypted data with one of its headers", want: "vda", disks: map[string][]byte{"vda": append(make([]byte, 64<<10), header()...)}},
+		{name: "a card with encrypted data", want: "mmcblk0p4", card: "mmcblk0", disks: map[string][]byte{
+			"mmcblk0": card.Table(), "mmcblk0/mmcblk0p4": header(),
+		}},
+		{name: "the device mapper's disk does not count twice", want: "vda", disks: map[string][]byte{"vda": header(), "dm-0": superblock(DataLabel)}},
 		{name: "a card and a disk", err: ErrManyData, disks: map[string][]byte{
 			"mmcblk0": card.Table(), "mmcblk0/mmcblk0p4": superblock(DataLabel), "sda": superblock(DataLabel),
 		}},
@@ -110,9 +123,12 @@ func TestABlankPartitionIsFormattedOnceAndADamagedOneRepaired(t *testing.T) {
 	}
 	var said strings.Builder
 	say := func(format string, args ...any) { said.WriteString(format + "\n") }
-	state, err := prepare(p, say)
-	if err != nil || state.Label != DataLabel {
-		t.Fatalf("%+v, %v", state, err)
+	ready, err := prepare(p, nil, say)
+	if err != nil || ready.state.Label != DataLabel || ready.cipher != "" {
+		t.Fatalf("%+v, %v", ready, err)
+	}
+	if !strings.Contains(said.String(), "NOT encrypted") {
+		t.Errorf("it did not say that nothing is encrypted:\n%s", &said)
 	}
 	f, err := os.OpenFile(p.device, os.O_RDWR, 0)
 	if err != nil {
@@ -131,8 +147,8 @@ func TestABlankPartitionIsFormattedOnceAndADamagedOneRepaired(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.blank, said = false, strings.Builder{}
-	if state, err = prepare(p, say); err != nil || state.Label != DataLabel || !state.Unclean {
-		t.Errorf("after the damage: %+v, %v", state, err)
+	if ready, err = prepare(p, nil, say); err != nil || ready.state.Label != DataLabel || !ready.state.Unclean {
+		t.Errorf("after the damage: %+v, %v", ready, err)
 	}
 	kept := make([]byte, 4)
 	if _, err := f.ReadAt(kept, 200<<20); err != nil || string(kept) != "kept" {
@@ -152,7 +168,7 @@ func TestAPartitionThatHoldsSomethingElseIsNotTouched(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := prepare(p, t.Logf); err == nil {
+	if _, err := prepare(p, nil, t.Logf); err == nil {
 		t.Error("it was taken")
 	}
 	if after, err := os.ReadFile(p.device); err != nil || !bytes.Equal(after, content) {
@@ -178,4 +194,51 @@ func TestItIsToldOnceWhenTheKernelStopsWriting(t *testing.T) {
 		defer cancel()
 		watchData(ctx, func() bool { return true }, func(err error) { t.Error(err) })
 	})
+}
+
+func TestEncryptedDataStaysShutWithoutItsKey(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vda")
+	if err := os.WriteFile(path, header(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chip, err := tpm.Open(swtpmtest.New(t).Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer chip.Close()
+	for name, c := range map[string]struct {
+		keys keeper
+		err  error
+	}{
+		"in developer mode":     {nil, ErrDeveloperData},
+		"without a TPM":         {noTPM{ErrNoTPM}, ErrNoTPM},
+		"with something sealed": {chip, tpm.ErrDamaged},
+	} {
+		if _, err := prepare(place{device: path}, c.keys, t.Logf); !errors.Is(err, c.err) {
+			t.Errorf("%s: %v, want %v", name, err, c.err)
+		}
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("something was written, %v", err)
+	}
+
+	// A blank one stays blank until there is a TPM.
+	copy(before, make([]byte, 8192))
+	copy(before, card.Blank())
+	if err := os.WriteFile(path, before, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := prepare(place{device: path, blank: true}, noTPM{ErrNoTPM}, t.Logf); !errors.Is(err, ErrNoTPM) {
+		t.Errorf("a blank disk without a TPM: %v", err)
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("something was written, %v", err)
+	}
 }

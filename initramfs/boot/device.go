@@ -24,10 +24,13 @@ type device struct {
 	log       *journal.Journal
 	services  *supervise.Supervisor
 	powerOff  func(restart bool)
+	revoke    func() error // makes all keys unusable
+	wipe      func()       // removes what they opened, and restarts
 	developer atomic.Bool
 
 	mu      sync.Mutex
 	address string
+	data    string
 	stages  []StageState
 }
 
@@ -66,6 +69,17 @@ func (d *device) setAddress(ip string) {
 	}
 }
 
+// setData tells how the data is kept.
+func (d *device) setData(m mounted) {
+	text := "NOT encrypted"
+	if m.cipher != "" {
+		text = "encrypted (" + m.cipher + "), opened by the TPM"
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.data = text
+}
+
 // setTrouble tells what has become of a stage after its end.
 func (d *device) setTrouble(stage, trouble string) {
 	d.mu.Lock()
@@ -98,7 +112,7 @@ func (d *device) Status(context.Context, *api.DeviceStatusRequest) (*api.DeviceS
 		Developer: d.developer.Load(),
 	}
 	d.mu.Lock()
-	reply.Address = d.address
+	reply.Address, reply.Data = d.address, d.data
 	for _, s := range d.stages {
 		reply.Stages = append(reply.Stages, &api.Stage{Name: s.Name, DoneMs: uint64(s.Done.Milliseconds()), Trouble: s.Trouble})
 	}

@@ -14,8 +14,11 @@ type Parameters struct {
 	Public    string // hearth.public=IP:PORT: the node's address as others reach it
 	NTP       string // hearth.ntp=HOST[:PORT][,…]: time servers
 	Developer bool   // hearth.developer, or the same =1, =yes, =true: run without a TPM, and say so everywhere
-	Serial    string // hearth.serial=ttyS0; without it, the last console= that names a real line
-	Baud      int    // from console=ttyS0,115200; 115200 when it is not said
+	// NoWatchdog is hearth.watchdog=off: QEMU's Raspberry Pi 3 restarts at once when
+	// somebody opens its watchdog.
+	NoWatchdog bool
+	Serial     string // hearth.serial=ttyS0; without it, the last console= that names a real line
+	Baud       int    // from console=ttyS0,115200; 115200 when it is not said
 }
 
 // ParseParameters reads a kernel command line. What it does not know belongs to
@@ -42,6 +45,8 @@ func ParseParameters(line string, say Say) Parameters {
 			if p.Developer = !given || slices.Contains([]string{"1", "yes", "true"}, value); !p.Developer {
 				say("%s: developer mode is off, it takes 1, yes or true", word)
 			}
+		case "hearth.watchdog":
+			p.NoWatchdog = value == "off"
 		case "hearth.serial":
 			p.Serial = strings.TrimPrefix(value, "/dev/")
 		case "console":

@@ -2,6 +2,7 @@ package boot
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"hearth/initramfs/disk"
 	"hearth/initramfs/journal"
 	"hearth/initramfs/supervise"
 )
@@ -19,6 +21,8 @@ type power struct {
 	log        *journal.Journal
 	services   *supervise.Supervisor
 	background *tasks
+	last       func() error // writes to the disk when nobody else does; may be nil
+	after      func() error // when nothing is mounted any more; may be nil
 	once       sync.Once
 }
 
@@ -39,11 +43,23 @@ func (p *power) quiet() {
 func (p *power) off(restart bool) {
 	p.once.Do(func() {
 		p.quiet()
+		if p.last != nil {
+			if err := p.last(); err != nil {
+				p.log.Say("power", "%v", err)
+			}
+		}
 		unix.Sync()
 		if err := unix.Unmount(DataFolder, 0); err != nil && err != unix.EINVAL { // EINVAL: was not mounted
 			p.log.Say("power", "unmount %s: %v", DataFolder, err)
 			unix.Mount("", DataFolder, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
 			unix.Sync()
+		} else if err := disk.Close(dataMapping); err != nil && !errors.Is(err, disk.ErrMapper) && !errors.Is(err, unix.ENXIO) {
+			p.log.Say("power", "%v", err)
+		}
+		if p.after != nil {
+			if err := p.after(); err != nil {
+				p.log.Say("power", "%v", err)
+			}
 		}
 		command, word := unix.LINUX_REBOOT_CMD_POWER_OFF, "off"
 		if restart {

@@ -29,6 +29,14 @@ func (d *Degraded) Error() string { return d.Err.Error() }
 // Unwrap returns Err.
 func (d *Degraded) Unwrap() error { return d.Err }
 
+// degrade makes an error that ends nothing of one, nil of none.
+func degrade(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &Degraded{err}
+}
+
 // StageState is what became of a stage.
 type StageState struct {
 	Name    string

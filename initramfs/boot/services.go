@@ -3,6 +3,9 @@ package boot
 import (
 	"io"
 	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"hearth/initramfs/cell"
 	"hearth/initramfs/journal"
@@ -79,6 +82,37 @@ func keyServices(p Parameters, say Say) []supervise.Service {
 // value "journal" it logs with the handler of package journal.
 const LogVariable = "HEARTH_LOG"
 
+// limits bound the services. What one of them may take, all others and PID 1 must be
+// able to spare on a board of 512 MiB; each is several times what it uses. When memory
+// ends all the same, the node goes first, which strangers fill and whose swarm has
+// copies; the vault last, without which nothing opens.
+var limits = map[string]supervise.Limits{
+	"node":      {Memory: 192 << 20, Tasks: 128, Expendable: 600},
+	"panel":     {Memory: 64 << 20, Tasks: 64, Expendable: 400},
+	"console":   {Memory: 64 << 20, Tasks: 64, Expendable: 300},
+	"messenger": {Memory: 160 << 20, Tasks: 128, Expendable: 200},
+	"vault":     {Memory: 96 << 20, Tasks: 64, Expendable: -500},
+}
+
+// groupsFolder is where the control groups are mounted.
+const groupsFolder = "/sys/fs/cgroup"
+
+// limitServices lets PID 1 bound the services, as far as the kernel can.
+func limitServices(reaper *supervise.Reaper, say Say) {
+	err := unix.Mount("cgroup2", groupsFolder, "cgroup2", sealed, "")
+	var groups *supervise.Groups
+	var can []string
+	if err == nil {
+		groups, can, err = supervise.OpenGroups(groupsFolder)
+	}
+	if err != nil {
+		say("nothing bounds the services: %v", err)
+		return
+	}
+	reaper.Limit(groups)
+	say("control groups bound %s", strings.Join(can, " and "))
+}
+
 // service describes one role of this program. memory, in MiB, is where the Go
 // runtime begins to collect harder; it is no hard limit.
 func service(p Parameters, name string, uid uint32, memory int, args ...string) supervise.Service {
@@ -88,7 +122,8 @@ func service(p Parameters, name string, uid uint32, memory int, args ...string) 
 	}
 	return supervise.Service{
 		Name: name, Path: self, Args: append([]string{"hearth", name}, args...), UID: uid, GID: uid,
-		Apart: true, Offline: uid != api.UIDNode && uid != api.UIDMessenger,
+		Limits: limits[name],
+		Apart:  true, Offline: uid != api.UIDNode && uid != api.UIDMessenger,
 		Env: []string{
 			"GOMEMLIMIT=" + strconv.Itoa(memory) + "MiB", "GOGC=50", "GOMAXPROCS=2", "GOTRACEBACK=" + trace,
 			"HOME=/", "TMPDIR=/tmp", "TERM=vt100",

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"hearth/hw/tpm"
 	"hearth/node/api"
 )
 
@@ -45,4 +46,37 @@ func findTPM(ctx context.Context, developer bool, say Say) error {
 	}
 	say("TPM %s.0 at %s, driver %s", version, tpmDevice, driver)
 	return nil
+}
+
+// cardTPM opens the chip for PID 1 itself. It is nil in developer mode, and when there
+// is none.
+func cardTPM(developer bool) (*tpm.TPM, error) {
+	if developer || !exists(tpmDevice) {
+		return nil, nil
+	}
+	return tpm.Open(tpmDevice)
+}
+
+// noTPM is the keeper of keys where there should be a chip and is none that works.
+type noTPM struct{ err error }
+
+func (n noTPM) Read([]byte) (int, error)      { return 0, n.err }
+func (n noTPM) Seal([]byte) ([]byte, error)   { return nil, n.err }
+func (n noTPM) Unseal([]byte) ([]byte, error) { return nil, n.err }
+
+// dataKeys gives what seals the key of the data, nil in developer mode, and what to
+// call when it is used no more.
+func dataKeys(developer bool, say Say) (keys keeper, done func()) {
+	if developer {
+		return nil, func() {}
+	}
+	chip, err := cardTPM(developer)
+	if err != nil {
+		say("%v", err)
+		return noTPM{err}, func() {}
+	}
+	if chip == nil {
+		return noTPM{ErrNoTPM}, func() {}
+	}
+	return chip, func() { chip.Close() }
 }

@@ -29,8 +29,8 @@ import (
 const (
 	mib = 1 << 20
 
-	// Smallest is the least size that Format takes, in bytes: room for a journal and
-	// a service node's first messages.
+	// Smallest is the least size of a partition, in bytes: room for a journal and
+	// a service node's first messages, and for the header of encrypted data.
 	Smallest = 64 * mib
 	// initial is how much of a partition Format takes, in bytes. The kernel adds
 	// the rest in a moment and without writing much; making it here would write
@@ -42,11 +42,11 @@ const (
 var ErrSmall = errors.New("too small for the data of the appliance")
 
 // Format makes an empty ext4 file system at the start of a disk or partition of
-// size bytes, at least 64 MiB, and waits until it is written. It takes 256 MiB at
+// size bytes, at least 63 MiB, and waits until it is written. It takes 256 MiB at
 // most, see GrowFileSystem. The file may be sparse: about 10 MB are written.
 func Format(disk *os.File, size int64, label string) error {
-	if size < Smallest {
-		return fmt.Errorf("%w: it has %d MiB, and must have %d", ErrSmall, size/mib, Smallest/mib)
+	if least := int64(Smallest - Payload); size < least {
+		return fmt.Errorf("%w: it has %d MiB, and must have %d", ErrSmall, size/mib, least/mib)
 	}
 	made, err := ext4.Create(file.New(disk, false), min(size, initial), 0, 512, &ext4.Params{
 		VolumeName:      label,

@@ -55,7 +55,7 @@ func TestANewFileSystemIsCleanAndKnowsItsLabel(t *testing.T) {
 	for _, c := range []struct {
 		mib    int64
 		blocks uint64
-	}{{64, 64 << 8}, {100, 100 << 8}, {256, 256 << 8}, {30 << 10, 256 << 8}} {
+	}{{63, 63 << 8}, {64, 64 << 8}, {100, 100 << 8}, {256, 256 << 8}, {30 << 10, 256 << 8}} {
 		f := formatted(t, c.mib*mib)
 		got, err := Inspect(f)
 		if want := (State{Label: label, Blocks: c.blocks}); err != nil || got != want {
@@ -63,7 +63,7 @@ func TestANewFileSystemIsCleanAndKnowsItsLabel(t *testing.T) {
 		}
 		check(t, f)
 	}
-	if err := Format(sparse(t, Smallest-1), Smallest-1, label); !errors.Is(err, ErrSmall) {
+	if err := Format(sparse(t, Smallest-Payload-1), Smallest-Payload-1, label); !errors.Is(err, ErrSmall) {
 		t.Errorf("a partition that is too small: %v", err)
 	}
 }

@@ -24,6 +24,7 @@ type Reaper struct {
 	mu       sync.Mutex // held over fork and over collecting: a child is known before its status can come
 	children map[int]*child
 	orphans  func(pid int, ending string)
+	groups   *Groups // nil: nothing is limited
 }
 
 // NewReaper makes a reaper. orphans is told of every collected process that was
@@ -31,6 +32,14 @@ type Reaper struct {
 // children.
 func NewReaper(orphans func(pid int, ending string)) *Reaper {
 	return &Reaper{children: make(map[int]*child), orphans: orphans}
+}
+
+// Limit lets the services that are launched from now on have groups with their
+// limits.
+func (r *Reaper) Limit(g *Groups) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.groups = g
 }
 
 // Run collects processes until ctx ends.
@@ -98,6 +107,16 @@ func (r *Reaper) Launch(s Service, output io.Writer) (Process, error) {
 	}
 
 	r.mu.Lock()
+	if r.groups != nil {
+		group, err := r.groups.open(s.Name, s.Limits)
+		if err != nil {
+			r.mu.Unlock()
+			read.Close()
+			return nil, fmt.Errorf("limits of %s: %w", s.Name, err)
+		}
+		defer group.Close()
+		attributes.UseCgroupFD, attributes.CgroupFD = true, int(group.Fd())
+	}
 	pid, err := forkExec(s.Nice, apart, s.Path, s.Args, &syscall.ProcAttr{
 		Dir: "/", Env: s.Env, Files: []uintptr{null.Fd(), write.Fd(), write.Fd()}, Sys: attributes,
 	})
@@ -109,6 +128,11 @@ func (r *Reaper) Launch(s Service, output io.Writer) (Process, error) {
 	c := &child{reaper: r, pid: pid, done: make(chan struct{})}
 	r.children[pid] = c
 	r.mu.Unlock()
+	if s.Limits.Expendable != 0 {
+		if err := setExpendable(pid, s.Limits.Expendable); err != nil {
+			fmt.Fprintf(output, "not marked as expendable: %v\n", err)
+		}
+	}
 
 	go func() { // ends when the last holder of the pipe has ended
 		defer read.Close()

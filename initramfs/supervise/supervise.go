@@ -38,6 +38,7 @@ type Service struct {
 	Apart    bool     // without capabilities, in namespaces of its own; needs root
 	Offline  bool     // when apart: in a network of its own that has no interface
 	Nice     int      // how far it stands back for others when the processor is busy: 0, or up to 19 more than PID 1
+	Limits   Limits
 }
 
 // Process is a running program.

@@ -66,6 +66,7 @@ type DeviceStatus struct {
 	Address       string                 `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"` // IP address of the network, empty = none
 	Stages        []*Stage               `protobuf:"bytes,6,rep,name=stages,proto3" json:"stages,omitempty"`
 	Services      []*Service             `protobuf:"bytes,7,rep,name=services,proto3" json:"services,omitempty"`
+	Data          string                 `protobuf:"bytes,8,opt,name=data,proto3" json:"data,omitempty"` // how the data is kept, for people; empty = not mounted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -147,6 +148,13 @@ func (x *DeviceStatus) GetServices() []*Service {
 		return x.Services
 	}
 	return nil
+}
+
+func (x *DeviceStatus) GetData() string {
+	if x != nil {
+		return x.Data
+	}
+	return ""
 }
 
 type Stage struct {
@@ -533,12 +541,92 @@ func (*PowerOffReply) Descriptor() ([]byte, []int) {
 	return file_device_proto_rawDescGZIP(), []int{9}
 }
 
+type WipeEverythingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WipeEverythingRequest) Reset() {
+	*x = WipeEverythingRequest{}
+	mi := &file_device_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WipeEverythingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WipeEverythingRequest) ProtoMessage() {}
+
+func (x *WipeEverythingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_device_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WipeEverythingRequest.ProtoReflect.Descriptor instead.
+func (*WipeEverythingRequest) Descriptor() ([]byte, []int) {
+	return file_device_proto_rawDescGZIP(), []int{10}
+}
+
+type WipeEverythingReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Trouble       string                 `protobuf:"bytes,1,opt,name=trouble,proto3" json:"trouble,omitempty"` // what is left, empty = nothing
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WipeEverythingReply) Reset() {
+	*x = WipeEverythingReply{}
+	mi := &file_device_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WipeEverythingReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WipeEverythingReply) ProtoMessage() {}
+
+func (x *WipeEverythingReply) ProtoReflect() protoreflect.Message {
+	mi := &file_device_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WipeEverythingReply.ProtoReflect.Descriptor instead.
+func (*WipeEverythingReply) Descriptor() ([]byte, []int) {
+	return file_device_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *WipeEverythingReply) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
 var File_device_proto protoreflect.FileDescriptor
 
 const file_device_proto_rawDesc = "" +
 	"\n" +
 	"\fdevice.proto\x12\x06hearth\"\x15\n" +
-	"\x13DeviceStatusRequest\"\xe7\x01\n" +
+	"\x13DeviceStatusRequest\"\xfb\x01\n" +
 	"\fDeviceStatus\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
 	"\x05board\x18\x02 \x01(\tR\x05board\x12\x1b\n" +
@@ -546,7 +634,8 @@ const file_device_proto_rawDesc = "" +
 	"\tdeveloper\x18\x04 \x01(\bR\tdeveloper\x12\x18\n" +
 	"\aaddress\x18\x05 \x01(\tR\aaddress\x12%\n" +
 	"\x06stages\x18\x06 \x03(\v2\r.hearth.StageR\x06stages\x12+\n" +
-	"\bservices\x18\a \x03(\v2\x0f.hearth.ServiceR\bservices\"N\n" +
+	"\bservices\x18\a \x03(\v2\x0f.hearth.ServiceR\bservices\x12\x12\n" +
+	"\x04data\x18\b \x01(\tR\x04data\"N\n" +
 	"\x05Stage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
 	"\adone_ms\x18\x02 \x01(\x04R\x06doneMs\x12\x18\n" +
@@ -567,12 +656,16 @@ const file_device_proto_rawDesc = "" +
 	"\x04text\x18\x01 \x01(\tR\x04text\"+\n" +
 	"\x0fPowerOffRequest\x12\x18\n" +
 	"\arestart\x18\x01 \x01(\bR\arestart\"\x0f\n" +
-	"\rPowerOffReply2\xe7\x01\n" +
+	"\rPowerOffReply\"\x17\n" +
+	"\x15WipeEverythingRequest\"/\n" +
+	"\x13WipeEverythingReply\x12\x18\n" +
+	"\atrouble\x18\x01 \x01(\tR\atrouble2\xb5\x02\n" +
 	"\x06Device\x12;\n" +
 	"\x06Status\x12\x1b.hearth.DeviceStatusRequest\x1a\x14.hearth.DeviceStatus\x12.\n" +
 	"\x04Logs\x12\x13.hearth.LogsRequest\x1a\x11.hearth.LogsReply\x124\n" +
 	"\x06Follow\x12\x15.hearth.FollowRequest\x1a\x0f.hearth.LogLine(\x010\x01\x12:\n" +
-	"\bPowerOff\x12\x17.hearth.PowerOffRequest\x1a\x15.hearth.PowerOffReplyB\x11Z\x0fhearth/node/apib\x06proto3"
+	"\bPowerOff\x12\x17.hearth.PowerOffRequest\x1a\x15.hearth.PowerOffReply\x12L\n" +
+	"\x0eWipeEverything\x12\x1d.hearth.WipeEverythingRequest\x1a\x1b.hearth.WipeEverythingReplyB\x11Z\x0fhearth/node/apib\x06proto3"
 
 var (
 	file_device_proto_rawDescOnce sync.Once
@@ -586,35 +679,39 @@ func file_device_proto_rawDescGZIP() []byte {
 	return file_device_proto_rawDescData
 }
 
-var file_device_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_device_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_device_proto_goTypes = []any{
-	(*DeviceStatusRequest)(nil), // 0: hearth.DeviceStatusRequest
-	(*DeviceStatus)(nil),        // 1: hearth.DeviceStatus
-	(*Stage)(nil),               // 2: hearth.Stage
-	(*Service)(nil),             // 3: hearth.Service
-	(*LogsRequest)(nil),         // 4: hearth.LogsRequest
-	(*LogsReply)(nil),           // 5: hearth.LogsReply
-	(*FollowRequest)(nil),       // 6: hearth.FollowRequest
-	(*LogLine)(nil),             // 7: hearth.LogLine
-	(*PowerOffRequest)(nil),     // 8: hearth.PowerOffRequest
-	(*PowerOffReply)(nil),       // 9: hearth.PowerOffReply
+	(*DeviceStatusRequest)(nil),   // 0: hearth.DeviceStatusRequest
+	(*DeviceStatus)(nil),          // 1: hearth.DeviceStatus
+	(*Stage)(nil),                 // 2: hearth.Stage
+	(*Service)(nil),               // 3: hearth.Service
+	(*LogsRequest)(nil),           // 4: hearth.LogsRequest
+	(*LogsReply)(nil),             // 5: hearth.LogsReply
+	(*FollowRequest)(nil),         // 6: hearth.FollowRequest
+	(*LogLine)(nil),               // 7: hearth.LogLine
+	(*PowerOffRequest)(nil),       // 8: hearth.PowerOffRequest
+	(*PowerOffReply)(nil),         // 9: hearth.PowerOffReply
+	(*WipeEverythingRequest)(nil), // 10: hearth.WipeEverythingRequest
+	(*WipeEverythingReply)(nil),   // 11: hearth.WipeEverythingReply
 }
 var file_device_proto_depIdxs = []int32{
-	2, // 0: hearth.DeviceStatus.stages:type_name -> hearth.Stage
-	3, // 1: hearth.DeviceStatus.services:type_name -> hearth.Service
-	0, // 2: hearth.Device.Status:input_type -> hearth.DeviceStatusRequest
-	4, // 3: hearth.Device.Logs:input_type -> hearth.LogsRequest
-	6, // 4: hearth.Device.Follow:input_type -> hearth.FollowRequest
-	8, // 5: hearth.Device.PowerOff:input_type -> hearth.PowerOffRequest
-	1, // 6: hearth.Device.Status:output_type -> hearth.DeviceStatus
-	5, // 7: hearth.Device.Logs:output_type -> hearth.LogsReply
-	7, // 8: hearth.Device.Follow:output_type -> hearth.LogLine
-	9, // 9: hearth.Device.PowerOff:output_type -> hearth.PowerOffReply
-	6, // [6:10] is the sub-list for method output_type
-	2, // [2:6] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2,  // 0: hearth.DeviceStatus.stages:type_name -> hearth.Stage
+	3,  // 1: hearth.DeviceStatus.services:type_name -> hearth.Service
+	0,  // 2: hearth.Device.Status:input_type -> hearth.DeviceStatusRequest
+	4,  // 3: hearth.Device.Logs:input_type -> hearth.LogsRequest
+	6,  // 4: hearth.Device.Follow:input_type -> hearth.FollowRequest
+	8,  // 5: hearth.Device.PowerOff:input_type -> hearth.PowerOffRequest
+	10, // 6: hearth.Device.WipeEverything:input_type -> hearth.WipeEverythingRequest
+	1,  // 7: hearth.Device.Status:output_type -> hearth.DeviceStatus
+	5,  // 8: hearth.Device.Logs:output_type -> hearth.LogsReply
+	7,  // 9: hearth.Device.Follow:output_type -> hearth.LogLine
+	9,  // 10: hearth.Device.PowerOff:output_type -> hearth.PowerOffReply
+	11, // 11: hearth.Device.WipeEverything:output_type -> hearth.WipeEverythingReply
+	7,  // [7:12] is the sub-list for method output_type
+	2,  // [2:7] is the sub-list for method input_type
+	2,  // [2:2] is the sub-list for extension type_name
+	2,  // [2:2] is the sub-list for extension extendee
+	0,  // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_device_proto_init() }
@@ -628,7 +725,7 @@ func file_device_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_device_proto_rawDesc), len(file_device_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

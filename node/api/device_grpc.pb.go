@@ -19,10 +19,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Device_Status_FullMethodName   = "/hearth.Device/Status"
-	Device_Logs_FullMethodName     = "/hearth.Device/Logs"
-	Device_Follow_FullMethodName   = "/hearth.Device/Follow"
-	Device_PowerOff_FullMethodName = "/hearth.Device/PowerOff"
+	Device_Status_FullMethodName         = "/hearth.Device/Status"
+	Device_Logs_FullMethodName           = "/hearth.Device/Logs"
+	Device_Follow_FullMethodName         = "/hearth.Device/Follow"
+	Device_PowerOff_FullMethodName       = "/hearth.Device/PowerOff"
+	Device_WipeEverything_FullMethodName = "/hearth.Device/WipeEverything"
 )
 
 // DeviceClient is the client API for Device service.
@@ -42,6 +43,10 @@ type DeviceClient interface {
 	Follow(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FollowRequest, LogLine], error)
 	// PowerOff stops the services in order and switches off (or restarts).
 	PowerOff(ctx context.Context, in *PowerOffRequest, opts ...grpc.CallOption) (*PowerOffReply, error)
+	// WipeEverything makes all that the device keeps unreadable for good, on this card
+	// and on every copy of it, and restarts it as on its first day. Only for the
+	// console.
+	WipeEverything(ctx context.Context, in *WipeEverythingRequest, opts ...grpc.CallOption) (*WipeEverythingReply, error)
 }
 
 type deviceClient struct {
@@ -95,6 +100,16 @@ func (c *deviceClient) PowerOff(ctx context.Context, in *PowerOffRequest, opts .
 	return out, nil
 }
 
+func (c *deviceClient) WipeEverything(ctx context.Context, in *WipeEverythingRequest, opts ...grpc.CallOption) (*WipeEverythingReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WipeEverythingReply)
+	err := c.cc.Invoke(ctx, Device_WipeEverything_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DeviceServer is the server API for Device service.
 // All implementations must embed UnimplementedDeviceServer
 // for forward compatibility.
@@ -112,6 +127,10 @@ type DeviceServer interface {
 	Follow(grpc.BidiStreamingServer[FollowRequest, LogLine]) error
 	// PowerOff stops the services in order and switches off (or restarts).
 	PowerOff(context.Context, *PowerOffRequest) (*PowerOffReply, error)
+	// WipeEverything makes all that the device keeps unreadable for good, on this card
+	// and on every copy of it, and restarts it as on its first day. Only for the
+	// console.
+	WipeEverything(context.Context, *WipeEverythingRequest) (*WipeEverythingReply, error)
 	mustEmbedUnimplementedDeviceServer()
 }
 
@@ -133,6 +152,9 @@ func (UnimplementedDeviceServer) Follow(grpc.BidiStreamingServer[FollowRequest, 
 }
 func (UnimplementedDeviceServer) PowerOff(context.Context, *PowerOffRequest) (*PowerOffReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method PowerOff not implemented")
+}
+func (UnimplementedDeviceServer) WipeEverything(context.Context, *WipeEverythingRequest) (*WipeEverythingReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method WipeEverything not implemented")
 }
 func (UnimplementedDeviceServer) mustEmbedUnimplementedDeviceServer() {}
 func (UnimplementedDeviceServer) testEmbeddedByValue()                {}
@@ -216,6 +238,24 @@ func _Device_PowerOff_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Device_WipeEverything_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WipeEverythingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeviceServer).WipeEverything(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Device_WipeEverything_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeviceServer).WipeEverything(ctx, req.(*WipeEverythingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Device_ServiceDesc is the grpc.ServiceDesc for Device service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -234,6 +274,10 @@ var Device_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "PowerOff",
 			Handler:    _Device_PowerOff_Handler,
+		},
+		{
+			MethodName: "WipeEverything",
+			Handler:    _Device_WipeEverything_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -175,7 +175,7 @@ func (x Message_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Message_State.Descriptor instead.
 func (Message_State) EnumDescriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{20, 0}
+	return file_messenger_proto_rawDescGZIP(), []int{23, 0}
 }
 
 type Message_Kind int32
@@ -187,25 +187,53 @@ const (
 	Message_MEDIA_SAVED Message_Kind = 3 // somebody kept an attachment
 	Message_CALL        Message_Kind = 4 // somebody called, which this device cannot answer
 	Message_ACCEPTED    Message_Kind = 5 // they accepted the owner's request
+	// Of groups:
+	Message_GROUP_NAME      Message_Kind = 6  // somebody named it
+	Message_GROUP_PICTURE   Message_Kind = 7  // somebody chose another picture
+	Message_GROUP_ADDED     Message_Kind = 8  // somebody added people
+	Message_GROUP_REMOVED   Message_Kind = 9  // somebody removed people
+	Message_GROUP_PROMOTED  Message_Kind = 10 // somebody made people admins
+	Message_GROUP_JOINED    Message_Kind = 11 // somebody accepted the invitation
+	Message_GROUP_LEFT      Message_Kind = 12 // somebody left
+	Message_GROUP_KICKED    Message_Kind = 13 // the owner was removed
+	Message_GROUP_DESTROYED Message_Kind = 14 // an admin ended the group
 )
 
 // Enum value maps for Message_Kind.
 var (
 	Message_Kind_name = map[int32]string{
-		0: "TEXT",
-		1: "TIMER",
-		2: "SCREENSHOT",
-		3: "MEDIA_SAVED",
-		4: "CALL",
-		5: "ACCEPTED",
+		0:  "TEXT",
+		1:  "TIMER",
+		2:  "SCREENSHOT",
+		3:  "MEDIA_SAVED",
+		4:  "CALL",
+		5:  "ACCEPTED",
+		6:  "GROUP_NAME",
+		7:  "GROUP_PICTURE",
+		8:  "GROUP_ADDED",
+		9:  "GROUP_REMOVED",
+		10: "GROUP_PROMOTED",
+		11: "GROUP_JOINED",
+		12: "GROUP_LEFT",
+		13: "GROUP_KICKED",
+		14: "GROUP_DESTROYED",
 	}
 	Message_Kind_value = map[string]int32{
-		"TEXT":        0,
-		"TIMER":       1,
-		"SCREENSHOT":  2,
-		"MEDIA_SAVED": 3,
-		"CALL":        4,
-		"ACCEPTED":    5,
+		"TEXT":            0,
+		"TIMER":           1,
+		"SCREENSHOT":      2,
+		"MEDIA_SAVED":     3,
+		"CALL":            4,
+		"ACCEPTED":        5,
+		"GROUP_NAME":      6,
+		"GROUP_PICTURE":   7,
+		"GROUP_ADDED":     8,
+		"GROUP_REMOVED":   9,
+		"GROUP_PROMOTED":  10,
+		"GROUP_JOINED":    11,
+		"GROUP_LEFT":      12,
+		"GROUP_KICKED":    13,
+		"GROUP_DESTROYED": 14,
 	}
 )
 
@@ -233,7 +261,7 @@ func (x Message_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Message_Kind.Descriptor instead.
 func (Message_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{20, 1}
+	return file_messenger_proto_rawDescGZIP(), []int{23, 1}
 }
 
 type Update_Change int32
@@ -288,7 +316,123 @@ func (x Update_Change) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Update_Change.Descriptor instead.
 func (Update_Change) EnumDescriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{38, 0}
+	return file_messenger_proto_rawDescGZIP(), []int{42, 0}
+}
+
+type Group_State int32
+
+const (
+	Group_JOINED    Group_State = 0
+	Group_INVITED   Group_State = 1 // somebody wants the owner in: GroupAccept or GroupDecline
+	Group_REMOVED   Group_State = 2 // an admin has removed the owner
+	Group_DESTROYED Group_State = 3 // an admin has ended it
+	Group_LEAVING   Group_State = 4 // the others have yet to be told
+)
+
+// Enum value maps for Group_State.
+var (
+	Group_State_name = map[int32]string{
+		0: "JOINED",
+		1: "INVITED",
+		2: "REMOVED",
+		3: "DESTROYED",
+		4: "LEAVING",
+	}
+	Group_State_value = map[string]int32{
+		"JOINED":    0,
+		"INVITED":   1,
+		"REMOVED":   2,
+		"DESTROYED": 3,
+		"LEAVING":   4,
+	}
+)
+
+func (x Group_State) Enum() *Group_State {
+	p := new(Group_State)
+	*p = x
+	return p
+}
+
+func (x Group_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Group_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_messenger_proto_enumTypes[5].Descriptor()
+}
+
+func (Group_State) Type() protoreflect.EnumType {
+	return &file_messenger_proto_enumTypes[5]
+}
+
+func (x Group_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Group_State.Descriptor instead.
+func (Group_State) EnumDescriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{51, 0}
+}
+
+type GroupMember_Status int32
+
+const (
+	GroupMember_MEMBER         GroupMember_Status = 0
+	GroupMember_INVITED        GroupMember_Status = 1 // and has not answered
+	GroupMember_INVITE_WAITING GroupMember_Status = 2 // has not been told yet
+	GroupMember_INVITE_FAILED  GroupMember_Status = 3
+	GroupMember_ADMIN          GroupMember_Status = 4
+	GroupMember_PROMOTED       GroupMember_Status = 5 // and does not know it yet
+	GroupMember_REMOVED        GroupMember_Status = 6 // as soon as an admin's device gets to it
+)
+
+// Enum value maps for GroupMember_Status.
+var (
+	GroupMember_Status_name = map[int32]string{
+		0: "MEMBER",
+		1: "INVITED",
+		2: "INVITE_WAITING",
+		3: "INVITE_FAILED",
+		4: "ADMIN",
+		5: "PROMOTED",
+		6: "REMOVED",
+	}
+	GroupMember_Status_value = map[string]int32{
+		"MEMBER":         0,
+		"INVITED":        1,
+		"INVITE_WAITING": 2,
+		"INVITE_FAILED":  3,
+		"ADMIN":          4,
+		"PROMOTED":       5,
+		"REMOVED":        6,
+	}
+)
+
+func (x GroupMember_Status) Enum() *GroupMember_Status {
+	p := new(GroupMember_Status)
+	*p = x
+	return p
+}
+
+func (x GroupMember_Status) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GroupMember_Status) Descriptor() protoreflect.EnumDescriptor {
+	return file_messenger_proto_enumTypes[6].Descriptor()
+}
+
+func (GroupMember_Status) Type() protoreflect.EnumType {
+	return &file_messenger_proto_enumTypes[6]
+}
+
+func (x GroupMember_Status) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GroupMember_Status.Descriptor instead.
+func (GroupMember_Status) EnumDescriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{52, 0}
 }
 
 type StateRequest struct {
@@ -330,17 +474,19 @@ func (*StateRequest) Descriptor() ([]byte, []int) {
 type MessengerState struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Account       MessengerState_Account `protobuf:"varint,1,opt,name=account,proto3,enum=hearth.MessengerState_Account" json:"account,omitempty"`
-	SessionId     string                 `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`     // 66 hex characters, empty unless OPEN
-	Unread        uint32                 `protobuf:"varint,3,opt,name=unread,proto3" json:"unread,omitempty"`                           // messages not read yet, all conversations
-	TriesLeft     uint32                 `protobuf:"varint,4,opt,name=tries_left,json=triesLeft,proto3" json:"tries_left,omitempty"`    // PIN tries left before the TPM locks out
-	Developer     bool                   `protobuf:"varint,5,opt,name=developer,proto3" json:"developer,omitempty"`                     // no TPM: say so on every screen
-	KnownNodes    uint32                 `protobuf:"varint,6,opt,name=known_nodes,json=knownNodes,proto3" json:"known_nodes,omitempty"` // service nodes in the pool
-	Paths         uint32                 `protobuf:"varint,7,opt,name=paths,proto3" json:"paths,omitempty"`                             // onion paths that are built
-	Trouble       string                 `protobuf:"bytes,8,opt,name=trouble,proto3" json:"trouble,omitempty"`                          // why messages do not flow now, for people; empty when all is well
-	LastPoll      int64                  `protobuf:"varint,9,opt,name=last_poll,json=lastPoll,proto3" json:"last_poll,omitempty"`       // when the own swarm last answered, 0 = not yet
-	Unreadable    uint32                 `protobuf:"varint,10,opt,name=unreadable,proto3" json:"unreadable,omitempty"`                  // messages from the swarm that could not be read
-	Requests      uint32                 `protobuf:"varint,11,opt,name=requests,proto3" json:"requests,omitempty"`                      // strangers who wrote and were neither accepted nor declined
-	Waiting       uint32                 `protobuf:"varint,12,opt,name=waiting,proto3" json:"waiting,omitempty"`                        // own messages that no swarm has confirmed yet
+	SessionId     string                 `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`      // 66 hex characters, empty unless OPEN
+	Unread        uint32                 `protobuf:"varint,3,opt,name=unread,proto3" json:"unread,omitempty"`                            // messages not read yet, all conversations
+	TriesLeft     uint32                 `protobuf:"varint,4,opt,name=tries_left,json=triesLeft,proto3" json:"tries_left,omitempty"`     // PIN tries left before the TPM locks out
+	Developer     bool                   `protobuf:"varint,5,opt,name=developer,proto3" json:"developer,omitempty"`                      // no TPM: say so on every screen
+	KnownNodes    uint32                 `protobuf:"varint,6,opt,name=known_nodes,json=knownNodes,proto3" json:"known_nodes,omitempty"`  // service nodes in the pool
+	Paths         uint32                 `protobuf:"varint,7,opt,name=paths,proto3" json:"paths,omitempty"`                              // onion paths that are built
+	Trouble       string                 `protobuf:"bytes,8,opt,name=trouble,proto3" json:"trouble,omitempty"`                           // why messages do not flow now, for people; empty when all is well
+	LastPoll      int64                  `protobuf:"varint,9,opt,name=last_poll,json=lastPoll,proto3" json:"last_poll,omitempty"`        // when the own swarm last answered, 0 = not yet
+	Unreadable    uint32                 `protobuf:"varint,10,opt,name=unreadable,proto3" json:"unreadable,omitempty"`                   // messages from the swarm that could not be read
+	Requests      uint32                 `protobuf:"varint,11,opt,name=requests,proto3" json:"requests,omitempty"`                       // strangers who wrote and were neither accepted nor declined
+	Waiting       uint32                 `protobuf:"varint,12,opt,name=waiting,proto3" json:"waiting,omitempty"`                         // own messages that no swarm has confirmed yet
+	Connecting    bool                   `protobuf:"varint,13,opt,name=connecting,proto3" json:"connecting,omitempty"`                   // the own swarm has not answered since the account was opened
+	NewDevices    uint32                 `protobuf:"varint,20,opt,name=new_devices,json=newDevices,proto3" json:"new_devices,omitempty"` // devices that came to the account and were not looked at: see Devices
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -455,6 +601,20 @@ func (x *MessengerState) GetRequests() uint32 {
 func (x *MessengerState) GetWaiting() uint32 {
 	if x != nil {
 		return x.Waiting
+	}
+	return 0
+}
+
+func (x *MessengerState) GetConnecting() bool {
+	if x != nil {
+		return x.Connecting
+	}
+	return false
+}
+
+func (x *MessengerState) GetNewDevices() uint32 {
+	if x != nil {
+		return x.NewDevices
 	}
 	return 0
 }
@@ -951,7 +1111,8 @@ type FetchFileRequest struct {
 	Id    uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`     // of the message
 	File  uint32                 `protobuf:"varint,3,opt,name=file,proto3" json:"file,omitempty"` // of the message's attachments, from 0
 	// Give a JPEG of at most 240 pixels each way instead, upright.
-	// FAILED_PRECONDITION unless the file is a JPEG or PNG of bearable size.
+	// FAILED_PRECONDITION unless the file is a JPEG, PNG, GIF or WebP of bearable
+	// size.
 	Preview       bool `protobuf:"varint,4,opt,name=preview,proto3" json:"preview,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1256,8 +1417,8 @@ func (x *ContactsReply) GetContacts() []*Contact {
 
 type AddContactRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	SessionId     string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // at most 100 bytes
+	SessionId     string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"` // or the text of a scanned QR code
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`                            // at most 100 bytes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1316,8 +1477,10 @@ type Contact struct {
 	Approved      bool                   `protobuf:"varint,6,opt,name=approved,proto3" json:"approved,omitempty"`                       // written to, named or accepted by the owner
 	ApprovedMe    bool                   `protobuf:"varint,7,opt,name=approved_me,json=approvedMe,proto3" json:"approved_me,omitempty"` // they have accepted the owner
 	Blocked       bool                   `protobuf:"varint,8,opt,name=blocked,proto3" json:"blocked,omitempty"`
-	Timer         *Timer                 `protobuf:"bytes,9,opt,name=timer,proto3" json:"timer,omitempty"`                                 // absent = messages stay
-	ProfileName   string                 `protobuf:"bytes,10,opt,name=profile_name,json=profileName,proto3" json:"profile_name,omitempty"` // what they call themselves; name is that of the owner, if there is one
+	Timer         *Timer                 `protobuf:"bytes,9,opt,name=timer,proto3" json:"timer,omitempty"`                                     // absent = messages stay
+	ProfileName   string                 `protobuf:"bytes,10,opt,name=profile_name,json=profileName,proto3" json:"profile_name,omitempty"`     // what they call themselves; name is that of the owner, if there is one
+	Picture       bool                   `protobuf:"varint,11,opt,name=picture,proto3" json:"picture,omitempty"`                               // they have one: see Picture
+	MarkedUnread  bool                   `protobuf:"varint,20,opt,name=marked_unread,json=markedUnread,proto3" json:"marked_unread,omitempty"` // by hand, on this or another device
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1422,6 +1585,20 @@ func (x *Contact) GetProfileName() string {
 	return ""
 }
 
+func (x *Contact) GetPicture() bool {
+	if x != nil {
+		return x.Picture
+	}
+	return false
+}
+
+func (x *Contact) GetMarkedUnread() bool {
+	if x != nil {
+		return x.MarkedUnread
+	}
+	return false
+}
+
 // Timer says when messages disappear.
 type Timer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1480,6 +1657,7 @@ type MessagesRequest struct {
 	With          string                 `protobuf:"bytes,1,opt,name=with,proto3" json:"with,omitempty"`    // a Session ID or the name of a contact
 	Limit         uint32                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"` // the newest so many; 0 = 50
 	MarkRead      bool                   `protobuf:"varint,3,opt,name=mark_read,json=markRead,proto3" json:"mark_read,omitempty"`
+	Before        uint64                 `protobuf:"varint,4,opt,name=before,proto3" json:"before,omitempty"` // of those with a smaller id than this; 0 = of all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1535,6 +1713,161 @@ func (x *MessagesRequest) GetMarkRead() bool {
 	return false
 }
 
+func (x *MessagesRequest) GetBefore() uint64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+type SearchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	With          string                 `protobuf:"bytes,2,opt,name=with,proto3" json:"with,omitempty"`    // a Session ID or the name of a contact; empty = everybody
+	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"` // 0 = 50
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchRequest) Reset() {
+	*x = SearchRequest{}
+	mi := &file_messenger_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchRequest) ProtoMessage() {}
+
+func (x *SearchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchRequest.ProtoReflect.Descriptor instead.
+func (*SearchRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SearchRequest) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *SearchRequest) GetWith() string {
+	if x != nil {
+		return x.With
+	}
+	return ""
+}
+
+func (x *SearchRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type SetPictureRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPictureRequest) Reset() {
+	*x = SetPictureRequest{}
+	mi := &file_messenger_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPictureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPictureRequest) ProtoMessage() {}
+
+func (x *SetPictureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPictureRequest.ProtoReflect.Descriptor instead.
+func (*SetPictureRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SetPictureRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type PictureReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Jpeg          []byte                 `protobuf:"bytes,1,opt,name=jpeg,proto3" json:"jpeg,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PictureReply) Reset() {
+	*x = PictureReply{}
+	mi := &file_messenger_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PictureReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PictureReply) ProtoMessage() {}
+
+func (x *PictureReply) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PictureReply.ProtoReflect.Descriptor instead.
+func (*PictureReply) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PictureReply) GetJpeg() []byte {
+	if x != nil {
+		return x.Jpeg
+	}
+	return nil
+}
+
 type MessagesReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Messages      []*Message             `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
@@ -1544,7 +1877,7 @@ type MessagesReply struct {
 
 func (x *MessagesReply) Reset() {
 	*x = MessagesReply{}
-	mi := &file_messenger_proto_msgTypes[19]
+	mi := &file_messenger_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1556,7 +1889,7 @@ func (x *MessagesReply) String() string {
 func (*MessagesReply) ProtoMessage() {}
 
 func (x *MessagesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[19]
+	mi := &file_messenger_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1569,7 +1902,7 @@ func (x *MessagesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagesReply.ProtoReflect.Descriptor instead.
 func (*MessagesReply) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{19}
+	return file_messenger_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *MessagesReply) GetMessages() []*Message {
@@ -1601,13 +1934,17 @@ type Message struct {
 	Expires       int64                  `protobuf:"varint,18,opt,name=expires,proto3" json:"expires,omitempty"` // when it disappears here, 0 = not counting (yet)
 	Deleted       bool                   `protobuf:"varint,19,opt,name=deleted,proto3" json:"deleted,omitempty"` // unsent: nothing is left of it
 	Invitation    *Invitation            `protobuf:"bytes,20,opt,name=invitation,proto3" json:"invitation,omitempty"`
+	From          string                 `protobuf:"bytes,21,opt,name=from,proto3" json:"from,omitempty"`                         // who wrote it, in a group; empty for the owner
+	FromName      string                 `protobuf:"bytes,22,opt,name=from_name,json=fromName,proto3" json:"from_name,omitempty"` // what to call them, empty = nothing is known
+	ByAdmin       bool                   `protobuf:"varint,23,opt,name=by_admin,json=byAdmin,proto3" json:"by_admin,omitempty"`   // an admin of the group deleted it, not its writer
+	Members       []string               `protobuf:"bytes,24,rep,name=members,proto3" json:"members,omitempty"`                   // whom a line of a group is about
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_messenger_proto_msgTypes[20]
+	mi := &file_messenger_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1619,7 +1956,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[20]
+	mi := &file_messenger_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1632,7 +1969,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{20}
+	return file_messenger_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Message) GetSessionId() string {
@@ -1775,6 +2112,34 @@ func (x *Message) GetInvitation() *Invitation {
 	return nil
 }
 
+func (x *Message) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Message) GetFromName() string {
+	if x != nil {
+		return x.FromName
+	}
+	return ""
+}
+
+func (x *Message) GetByAdmin() bool {
+	if x != nil {
+		return x.ByAdmin
+	}
+	return false
+}
+
+func (x *Message) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
 // Quote is the message that another one answers.
 type Quote struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1783,13 +2148,15 @@ type Quote struct {
 	Found         bool                   `protobuf:"varint,3,opt,name=found,proto3" json:"found,omitempty"`       // false: it is not, or no longer, there
 	Text          string                 `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`          // its beginning
 	Id            uint64                 `protobuf:"varint,5,opt,name=id,proto3" json:"id,omitempty"`             // 0 unless found
+	From          string                 `protobuf:"bytes,6,opt,name=from,proto3" json:"from,omitempty"`          // whose it is, in a group
+	FromName      string                 `protobuf:"bytes,7,opt,name=from_name,json=fromName,proto3" json:"from_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Quote) Reset() {
 	*x = Quote{}
-	mi := &file_messenger_proto_msgTypes[21]
+	mi := &file_messenger_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +2168,7 @@ func (x *Quote) String() string {
 func (*Quote) ProtoMessage() {}
 
 func (x *Quote) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[21]
+	mi := &file_messenger_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +2181,7 @@ func (x *Quote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quote.ProtoReflect.Descriptor instead.
 func (*Quote) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{21}
+	return file_messenger_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Quote) GetTimestamp() int64 {
@@ -1852,17 +2219,33 @@ func (x *Quote) GetId() uint64 {
 	return 0
 }
 
+func (x *Quote) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Quote) GetFromName() string {
+	if x != nil {
+		return x.FromName
+	}
+	return ""
+}
+
 type Reaction struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Emoji         string                 `protobuf:"bytes,1,opt,name=emoji,proto3" json:"emoji,omitempty"`
 	Outgoing      bool                   `protobuf:"varint,2,opt,name=outgoing,proto3" json:"outgoing,omitempty"` // the owner's
+	From          string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`          // whose it is, in a group
+	FromName      string                 `protobuf:"bytes,4,opt,name=from_name,json=fromName,proto3" json:"from_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Reaction) Reset() {
 	*x = Reaction{}
-	mi := &file_messenger_proto_msgTypes[22]
+	mi := &file_messenger_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1874,7 +2257,7 @@ func (x *Reaction) String() string {
 func (*Reaction) ProtoMessage() {}
 
 func (x *Reaction) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[22]
+	mi := &file_messenger_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1887,7 +2270,7 @@ func (x *Reaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reaction.ProtoReflect.Descriptor instead.
 func (*Reaction) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{22}
+	return file_messenger_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Reaction) GetEmoji() string {
@@ -1904,6 +2287,20 @@ func (x *Reaction) GetOutgoing() bool {
 	return false
 }
 
+func (x *Reaction) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Reaction) GetFromName() string {
+	if x != nil {
+		return x.FromName
+	}
+	return ""
+}
+
 // Preview is what the sender says a link leads to. Nothing was fetched.
 type Preview struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1915,7 +2312,7 @@ type Preview struct {
 
 func (x *Preview) Reset() {
 	*x = Preview{}
-	mi := &file_messenger_proto_msgTypes[23]
+	mi := &file_messenger_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +2324,7 @@ func (x *Preview) String() string {
 func (*Preview) ProtoMessage() {}
 
 func (x *Preview) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[23]
+	mi := &file_messenger_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +2337,7 @@ func (x *Preview) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Preview.ProtoReflect.Descriptor instead.
 func (*Preview) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{23}
+	return file_messenger_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Preview) GetUrl() string {
@@ -1974,7 +2371,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_messenger_proto_msgTypes[24]
+	mi := &file_messenger_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1986,7 +2383,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[24]
+	mi := &file_messenger_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1999,7 +2396,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{24}
+	return file_messenger_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Attachment) GetName() string {
@@ -2069,7 +2466,7 @@ type Invitation struct {
 
 func (x *Invitation) Reset() {
 	*x = Invitation{}
-	mi := &file_messenger_proto_msgTypes[25]
+	mi := &file_messenger_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2081,7 +2478,7 @@ func (x *Invitation) String() string {
 func (*Invitation) ProtoMessage() {}
 
 func (x *Invitation) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[25]
+	mi := &file_messenger_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2094,7 +2491,7 @@ func (x *Invitation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invitation.ProtoReflect.Descriptor instead.
 func (*Invitation) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{25}
+	return file_messenger_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Invitation) GetUrl() string {
@@ -2123,7 +2520,7 @@ type ReactRequest struct {
 
 func (x *ReactRequest) Reset() {
 	*x = ReactRequest{}
-	mi := &file_messenger_proto_msgTypes[26]
+	mi := &file_messenger_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2532,7 @@ func (x *ReactRequest) String() string {
 func (*ReactRequest) ProtoMessage() {}
 
 func (x *ReactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[26]
+	mi := &file_messenger_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2545,7 @@ func (x *ReactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReactRequest.ProtoReflect.Descriptor instead.
 func (*ReactRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{26}
+	return file_messenger_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReactRequest) GetWith() string {
@@ -2189,7 +2586,7 @@ type UnsendRequest struct {
 
 func (x *UnsendRequest) Reset() {
 	*x = UnsendRequest{}
-	mi := &file_messenger_proto_msgTypes[27]
+	mi := &file_messenger_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2201,7 +2598,7 @@ func (x *UnsendRequest) String() string {
 func (*UnsendRequest) ProtoMessage() {}
 
 func (x *UnsendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[27]
+	mi := &file_messenger_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2214,7 +2611,7 @@ func (x *UnsendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnsendRequest.ProtoReflect.Descriptor instead.
 func (*UnsendRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{27}
+	return file_messenger_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *UnsendRequest) GetWith() string {
@@ -2241,7 +2638,7 @@ type SetTimerRequest struct {
 
 func (x *SetTimerRequest) Reset() {
 	*x = SetTimerRequest{}
-	mi := &file_messenger_proto_msgTypes[28]
+	mi := &file_messenger_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +2650,7 @@ func (x *SetTimerRequest) String() string {
 func (*SetTimerRequest) ProtoMessage() {}
 
 func (x *SetTimerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[28]
+	mi := &file_messenger_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2266,7 +2663,7 @@ func (x *SetTimerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTimerRequest.ProtoReflect.Descriptor instead.
 func (*SetTimerRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{28}
+	return file_messenger_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SetTimerRequest) GetWith() string {
@@ -2291,7 +2688,7 @@ type RequestsRequest struct {
 
 func (x *RequestsRequest) Reset() {
 	*x = RequestsRequest{}
-	mi := &file_messenger_proto_msgTypes[29]
+	mi := &file_messenger_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2303,7 +2700,7 @@ func (x *RequestsRequest) String() string {
 func (*RequestsRequest) ProtoMessage() {}
 
 func (x *RequestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[29]
+	mi := &file_messenger_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2316,7 +2713,7 @@ func (x *RequestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestsRequest.ProtoReflect.Descriptor instead.
 func (*RequestsRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{29}
+	return file_messenger_proto_rawDescGZIP(), []int{32}
 }
 
 type WhoRequest struct {
@@ -2328,7 +2725,7 @@ type WhoRequest struct {
 
 func (x *WhoRequest) Reset() {
 	*x = WhoRequest{}
-	mi := &file_messenger_proto_msgTypes[30]
+	mi := &file_messenger_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2340,7 +2737,7 @@ func (x *WhoRequest) String() string {
 func (*WhoRequest) ProtoMessage() {}
 
 func (x *WhoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[30]
+	mi := &file_messenger_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2353,7 +2750,7 @@ func (x *WhoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoRequest.ProtoReflect.Descriptor instead.
 func (*WhoRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{30}
+	return file_messenger_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WhoRequest) GetWho() string {
@@ -2371,7 +2768,7 @@ type DeclineReply struct {
 
 func (x *DeclineReply) Reset() {
 	*x = DeclineReply{}
-	mi := &file_messenger_proto_msgTypes[31]
+	mi := &file_messenger_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2383,7 +2780,7 @@ func (x *DeclineReply) String() string {
 func (*DeclineReply) ProtoMessage() {}
 
 func (x *DeclineReply) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[31]
+	mi := &file_messenger_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2396,7 +2793,7 @@ func (x *DeclineReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclineReply.ProtoReflect.Descriptor instead.
 func (*DeclineReply) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{31}
+	return file_messenger_proto_rawDescGZIP(), []int{34}
 }
 
 type TypingRequest struct {
@@ -2409,7 +2806,7 @@ type TypingRequest struct {
 
 func (x *TypingRequest) Reset() {
 	*x = TypingRequest{}
-	mi := &file_messenger_proto_msgTypes[32]
+	mi := &file_messenger_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2421,7 +2818,7 @@ func (x *TypingRequest) String() string {
 func (*TypingRequest) ProtoMessage() {}
 
 func (x *TypingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[32]
+	mi := &file_messenger_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2434,7 +2831,7 @@ func (x *TypingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TypingRequest.ProtoReflect.Descriptor instead.
 func (*TypingRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{32}
+	return file_messenger_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *TypingRequest) GetWith() string {
@@ -2459,7 +2856,7 @@ type TypingReply struct {
 
 func (x *TypingReply) Reset() {
 	*x = TypingReply{}
-	mi := &file_messenger_proto_msgTypes[33]
+	mi := &file_messenger_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2868,7 @@ func (x *TypingReply) String() string {
 func (*TypingReply) ProtoMessage() {}
 
 func (x *TypingReply) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[33]
+	mi := &file_messenger_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2881,7 @@ func (x *TypingReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TypingReply.ProtoReflect.Descriptor instead.
 func (*TypingReply) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{33}
+	return file_messenger_proto_rawDescGZIP(), []int{36}
 }
 
 type SettingsRequest struct {
@@ -2492,13 +2889,14 @@ type SettingsRequest struct {
 	DisplayName   *string                `protobuf:"bytes,1,opt,name=display_name,json=displayName,proto3,oneof" json:"display_name,omitempty"`     // at most 100 bytes, goes out with messages
 	ReadReceipts  *bool                  `protobuf:"varint,2,opt,name=read_receipts,json=readReceipts,proto3,oneof" json:"read_receipts,omitempty"` // tell and be told what was read
 	Typing        *bool                  `protobuf:"varint,3,opt,name=typing,proto3,oneof" json:"typing,omitempty"`                                 // tell and be told who is writing
+	LockMinutes   *uint32                `protobuf:"varint,4,opt,name=lock_minutes,json=lockMinutes,proto3,oneof" json:"lock_minutes,omitempty"`    // without a request until the account locks, 0 = never, at most 1440
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SettingsRequest) Reset() {
 	*x = SettingsRequest{}
-	mi := &file_messenger_proto_msgTypes[34]
+	mi := &file_messenger_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +2908,7 @@ func (x *SettingsRequest) String() string {
 func (*SettingsRequest) ProtoMessage() {}
 
 func (x *SettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[34]
+	mi := &file_messenger_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2523,7 +2921,7 @@ func (x *SettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettingsRequest.ProtoReflect.Descriptor instead.
 func (*SettingsRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{34}
+	return file_messenger_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SettingsRequest) GetDisplayName() string {
@@ -2547,18 +2945,27 @@ func (x *SettingsRequest) GetTyping() bool {
 	return false
 }
 
+func (x *SettingsRequest) GetLockMinutes() uint32 {
+	if x != nil && x.LockMinutes != nil {
+		return *x.LockMinutes
+	}
+	return 0
+}
+
 type SettingsReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	DisplayName   string                 `protobuf:"bytes,1,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	ReadReceipts  bool                   `protobuf:"varint,2,opt,name=read_receipts,json=readReceipts,proto3" json:"read_receipts,omitempty"`
 	Typing        bool                   `protobuf:"varint,3,opt,name=typing,proto3" json:"typing,omitempty"`
+	Picture       bool                   `protobuf:"varint,4,opt,name=picture,proto3" json:"picture,omitempty"` // there is one
+	LockMinutes   uint32                 `protobuf:"varint,5,opt,name=lock_minutes,json=lockMinutes,proto3" json:"lock_minutes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SettingsReply) Reset() {
 	*x = SettingsReply{}
-	mi := &file_messenger_proto_msgTypes[35]
+	mi := &file_messenger_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2570,7 +2977,7 @@ func (x *SettingsReply) String() string {
 func (*SettingsReply) ProtoMessage() {}
 
 func (x *SettingsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[35]
+	mi := &file_messenger_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2583,7 +2990,7 @@ func (x *SettingsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettingsReply.ProtoReflect.Descriptor instead.
 func (*SettingsReply) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{35}
+	return file_messenger_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SettingsReply) GetDisplayName() string {
@@ -2607,6 +3014,72 @@ func (x *SettingsReply) GetTyping() bool {
 	return false
 }
 
+func (x *SettingsReply) GetPicture() bool {
+	if x != nil {
+		return x.Picture
+	}
+	return false
+}
+
+func (x *SettingsReply) GetLockMinutes() uint32 {
+	if x != nil {
+		return x.LockMinutes
+	}
+	return 0
+}
+
+type SetDuressRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pin           string                 `protobuf:"bytes,1,opt,name=pin,proto3" json:"pin,omitempty"`
+	DuressPin     string                 `protobuf:"bytes,2,opt,name=duress_pin,json=duressPin,proto3" json:"duress_pin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDuressRequest) Reset() {
+	*x = SetDuressRequest{}
+	mi := &file_messenger_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDuressRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDuressRequest) ProtoMessage() {}
+
+func (x *SetDuressRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDuressRequest.ProtoReflect.Descriptor instead.
+func (*SetDuressRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *SetDuressRequest) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
+func (x *SetDuressRequest) GetDuressPin() string {
+	if x != nil {
+		return x.DuressPin
+	}
+	return ""
+}
+
 type EventsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2615,7 +3088,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_messenger_proto_msgTypes[36]
+	mi := &file_messenger_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2627,7 +3100,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[36]
+	mi := &file_messenger_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2640,7 +3113,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{36}
+	return file_messenger_proto_rawDescGZIP(), []int{40}
 }
 
 type Event struct {
@@ -2655,6 +3128,10 @@ type Event struct {
 	//	*Event_Info
 	//	*Event_Typing
 	//	*Event_Transfer
+	//	*Event_Group
+	//	*Event_Contacts
+	//	*Event_Settings
+	//	*Event_Device
 	Event         isEvent_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2662,7 +3139,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_messenger_proto_msgTypes[37]
+	mi := &file_messenger_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +3151,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[37]
+	mi := &file_messenger_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2687,7 +3164,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{37}
+	return file_messenger_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Event) GetEvent() isEvent_Event {
@@ -2769,6 +3246,42 @@ func (x *Event) GetTransfer() *Transfer {
 	return nil
 }
 
+func (x *Event) GetGroup() *Group {
+	if x != nil {
+		if x, ok := x.Event.(*Event_Group); ok {
+			return x.Group
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetContacts() *ContactsEvent {
+	if x != nil {
+		if x, ok := x.Event.(*Event_Contacts); ok {
+			return x.Contacts
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetSettings() *SettingsReply {
+	if x != nil {
+		if x, ok := x.Event.(*Event_Settings); ok {
+			return x.Settings
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetDevice() *AccountDevice {
+	if x != nil {
+		if x, ok := x.Event.(*Event_Device); ok {
+			return x.Device
+		}
+	}
+	return nil
+}
+
 type isEvent_Event interface {
 	isEvent_Event()
 }
@@ -2805,6 +3318,24 @@ type Event_Transfer struct {
 	Transfer *Transfer `protobuf:"bytes,8,opt,name=transfer,proto3,oneof"` // now and then while a file is on its way
 }
 
+type Event_Group struct {
+	// A group is another than before, or there is an invitation, which must not
+	// ring. It comes without its members.
+	Group *Group `protobuf:"bytes,9,opt,name=group,proto3,oneof"`
+}
+
+type Event_Contacts struct {
+	Contacts *ContactsEvent `protobuf:"bytes,20,opt,name=contacts,proto3,oneof"` // another device has changed something about people
+}
+
+type Event_Settings struct {
+	Settings *SettingsReply `protobuf:"bytes,21,opt,name=settings,proto3,oneof"` // another device has changed the owner's name or picture
+}
+
+type Event_Device struct {
+	Device *AccountDevice `protobuf:"bytes,22,opt,name=device,proto3,oneof"` // a device that was not there before has the account
+}
+
 func (*Event_State) isEvent_Event() {}
 
 func (*Event_Received) isEvent_Event() {}
@@ -2821,6 +3352,14 @@ func (*Event_Typing) isEvent_Event() {}
 
 func (*Event_Transfer) isEvent_Event() {}
 
+func (*Event_Group) isEvent_Event() {}
+
+func (*Event_Contacts) isEvent_Event() {}
+
+func (*Event_Settings) isEvent_Event() {}
+
+func (*Event_Device) isEvent_Event() {}
+
 // Update is a message that is another than before.
 type Update struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2832,7 +3371,7 @@ type Update struct {
 
 func (x *Update) Reset() {
 	*x = Update{}
-	mi := &file_messenger_proto_msgTypes[38]
+	mi := &file_messenger_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2844,7 +3383,7 @@ func (x *Update) String() string {
 func (*Update) ProtoMessage() {}
 
 func (x *Update) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[38]
+	mi := &file_messenger_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2857,7 +3396,7 @@ func (x *Update) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Update.ProtoReflect.Descriptor instead.
 func (*Update) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{38}
+	return file_messenger_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Update) GetChange() Update_Change {
@@ -2885,7 +3424,7 @@ type TypingEvent struct {
 
 func (x *TypingEvent) Reset() {
 	*x = TypingEvent{}
-	mi := &file_messenger_proto_msgTypes[39]
+	mi := &file_messenger_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2897,7 +3436,7 @@ func (x *TypingEvent) String() string {
 func (*TypingEvent) ProtoMessage() {}
 
 func (x *TypingEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[39]
+	mi := &file_messenger_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2910,7 +3449,7 @@ func (x *TypingEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TypingEvent.ProtoReflect.Descriptor instead.
 func (*TypingEvent) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{39}
+	return file_messenger_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *TypingEvent) GetSessionId() string {
@@ -2938,7 +3477,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_messenger_proto_msgTypes[40]
+	mi := &file_messenger_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3489,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[40]
+	mi := &file_messenger_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3502,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{40}
+	return file_messenger_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RestoreRequest) GetPin() string {
@@ -2990,7 +3529,7 @@ type ChangePINRequest struct {
 
 func (x *ChangePINRequest) Reset() {
 	*x = ChangePINRequest{}
-	mi := &file_messenger_proto_msgTypes[41]
+	mi := &file_messenger_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3002,7 +3541,7 @@ func (x *ChangePINRequest) String() string {
 func (*ChangePINRequest) ProtoMessage() {}
 
 func (x *ChangePINRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[41]
+	mi := &file_messenger_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3015,7 +3554,7 @@ func (x *ChangePINRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePINRequest.ProtoReflect.Descriptor instead.
 func (*ChangePINRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{41}
+	return file_messenger_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ChangePINRequest) GetPin() string {
@@ -3040,7 +3579,7 @@ type LockRequest struct {
 
 func (x *LockRequest) Reset() {
 	*x = LockRequest{}
-	mi := &file_messenger_proto_msgTypes[42]
+	mi := &file_messenger_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3052,7 +3591,7 @@ func (x *LockRequest) String() string {
 func (*LockRequest) ProtoMessage() {}
 
 func (x *LockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[42]
+	mi := &file_messenger_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3065,7 +3604,7 @@ func (x *LockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRequest.ProtoReflect.Descriptor instead.
 func (*LockRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{42}
+	return file_messenger_proto_rawDescGZIP(), []int{46}
 }
 
 type WipeRequest struct {
@@ -3080,7 +3619,7 @@ type WipeRequest struct {
 
 func (x *WipeRequest) Reset() {
 	*x = WipeRequest{}
-	mi := &file_messenger_proto_msgTypes[43]
+	mi := &file_messenger_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3092,7 +3631,7 @@ func (x *WipeRequest) String() string {
 func (*WipeRequest) ProtoMessage() {}
 
 func (x *WipeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[43]
+	mi := &file_messenger_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3105,7 +3644,7 @@ func (x *WipeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WipeRequest.ProtoReflect.Descriptor instead.
 func (*WipeRequest) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{43}
+	return file_messenger_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *WipeRequest) GetPin() string {
@@ -3135,7 +3674,7 @@ type WipeReply struct {
 
 func (x *WipeReply) Reset() {
 	*x = WipeReply{}
-	mi := &file_messenger_proto_msgTypes[44]
+	mi := &file_messenger_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3147,7 +3686,7 @@ func (x *WipeReply) String() string {
 func (*WipeReply) ProtoMessage() {}
 
 func (x *WipeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_messenger_proto_msgTypes[44]
+	mi := &file_messenger_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3160,7 +3699,7 @@ func (x *WipeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WipeReply.ProtoReflect.Descriptor instead.
 func (*WipeReply) Descriptor() ([]byte, []int) {
-	return file_messenger_proto_rawDescGZIP(), []int{44}
+	return file_messenger_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *WipeReply) GetWiped() bool {
@@ -3198,12 +3737,1228 @@ func (x *WipeReply) GetTrouble() string {
 	return ""
 }
 
+type GroupsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"` // only this one, by its ID or name; empty = all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupsRequest) Reset() {
+	*x = GroupsRequest{}
+	mi := &file_messenger_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsRequest) ProtoMessage() {}
+
+func (x *GroupsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsRequest.ProtoReflect.Descriptor instead.
+func (*GroupsRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *GroupsRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type GroupsReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Groups        []*Group               `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"` // the latest conversation first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupsReply) Reset() {
+	*x = GroupsReply{}
+	mi := &file_messenger_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsReply) ProtoMessage() {}
+
+func (x *GroupsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsReply.ProtoReflect.Descriptor instead.
+func (*GroupsReply) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *GroupsReply) GetGroups() []*Group {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+// Group is a closed group.
+type Group struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 66 hexadecimal digits, the first are 03
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Description   string                 `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
+	State         Group_State            `protobuf:"varint,4,opt,name=state,proto3,enum=hearth.Group_State" json:"state,omitempty"`
+	Admin         bool                   `protobuf:"varint,5,opt,name=admin,proto3" json:"admin,omitempty"` // the owner is one
+	Members       []*GroupMember         `protobuf:"bytes,6,rep,name=members,proto3" json:"members,omitempty"`
+	Timer         *Timer                 `protobuf:"bytes,7,opt,name=timer,proto3" json:"timer,omitempty"` // absent = messages stay
+	Picture       bool                   `protobuf:"varint,8,opt,name=picture,proto3" json:"picture,omitempty"`
+	Created       int64                  `protobuf:"varint,9,opt,name=created,proto3" json:"created,omitempty"` // 0 = not known
+	Unread        uint32                 `protobuf:"varint,10,opt,name=unread,proto3" json:"unread,omitempty"`
+	LastText      string                 `protobuf:"bytes,11,opt,name=last_text,json=lastText,proto3" json:"last_text,omitempty"`
+	LastTime      int64                  `protobuf:"varint,12,opt,name=last_time,json=lastTime,proto3" json:"last_time,omitempty"`
+	Waiting       bool                   `protobuf:"varint,13,opt,name=waiting,proto3" json:"waiting,omitempty"`                                   // the swarm does not have all changes yet
+	Trouble       string                 `protobuf:"bytes,14,opt,name=trouble,proto3" json:"trouble,omitempty"`                                    // why the group's swarm cannot be reached, for people
+	InvitedBy     string                 `protobuf:"bytes,15,opt,name=invited_by,json=invitedBy,proto3" json:"invited_by,omitempty"`               // of INVITED
+	InvitedByName string                 `protobuf:"bytes,16,opt,name=invited_by_name,json=invitedByName,proto3" json:"invited_by_name,omitempty"` // what they call themselves
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Group) Reset() {
+	*x = Group{}
+	mi := &file_messenger_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Group) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Group) ProtoMessage() {}
+
+func (x *Group) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Group.ProtoReflect.Descriptor instead.
+func (*Group) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *Group) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Group) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Group) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Group) GetState() Group_State {
+	if x != nil {
+		return x.State
+	}
+	return Group_JOINED
+}
+
+func (x *Group) GetAdmin() bool {
+	if x != nil {
+		return x.Admin
+	}
+	return false
+}
+
+func (x *Group) GetMembers() []*GroupMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *Group) GetTimer() *Timer {
+	if x != nil {
+		return x.Timer
+	}
+	return nil
+}
+
+func (x *Group) GetPicture() bool {
+	if x != nil {
+		return x.Picture
+	}
+	return false
+}
+
+func (x *Group) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *Group) GetUnread() uint32 {
+	if x != nil {
+		return x.Unread
+	}
+	return 0
+}
+
+func (x *Group) GetLastText() string {
+	if x != nil {
+		return x.LastText
+	}
+	return ""
+}
+
+func (x *Group) GetLastTime() int64 {
+	if x != nil {
+		return x.LastTime
+	}
+	return 0
+}
+
+func (x *Group) GetWaiting() bool {
+	if x != nil {
+		return x.Waiting
+	}
+	return false
+}
+
+func (x *Group) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
+func (x *Group) GetInvitedBy() string {
+	if x != nil {
+		return x.InvitedBy
+	}
+	return ""
+}
+
+func (x *Group) GetInvitedByName() string {
+	if x != nil {
+		return x.InvitedByName
+	}
+	return ""
+}
+
+type GroupMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SessionId     string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // empty = not known
+	Status        GroupMember_Status     `protobuf:"varint,3,opt,name=status,proto3,enum=hearth.GroupMember_Status" json:"status,omitempty"`
+	Own           bool                   `protobuf:"varint,4,opt,name=own,proto3" json:"own,omitempty"` // the owner
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupMember) Reset() {
+	*x = GroupMember{}
+	mi := &file_messenger_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupMember) ProtoMessage() {}
+
+func (x *GroupMember) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupMember.ProtoReflect.Descriptor instead.
+func (*GroupMember) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *GroupMember) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *GroupMember) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupMember) GetStatus() GroupMember_Status {
+	if x != nil {
+		return x.Status
+	}
+	return GroupMember_MEMBER
+}
+
+func (x *GroupMember) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
+type GroupCreateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`               // 1 to 100 bytes
+	Members       []string               `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`         // Session IDs or names of contacts
+	Description   string                 `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"` // at most 2,000 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupCreateRequest) Reset() {
+	*x = GroupCreateRequest{}
+	mi := &file_messenger_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupCreateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupCreateRequest) ProtoMessage() {}
+
+func (x *GroupCreateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupCreateRequest.ProtoReflect.Descriptor instead.
+func (*GroupCreateRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *GroupCreateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupCreateRequest) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *GroupCreateRequest) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+type GroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"` // its ID or its name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupRequest) Reset() {
+	*x = GroupRequest{}
+	mi := &file_messenger_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupRequest) ProtoMessage() {}
+
+func (x *GroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupRequest.ProtoReflect.Descriptor instead.
+func (*GroupRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *GroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type GroupInviteRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Members       []string               `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`  // Session IDs or names of contacts
+	History       bool                   `protobuf:"varint,3,opt,name=history,proto3" json:"history,omitempty"` // they may read what was written before
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupInviteRequest) Reset() {
+	*x = GroupInviteRequest{}
+	mi := &file_messenger_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupInviteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupInviteRequest) ProtoMessage() {}
+
+func (x *GroupInviteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupInviteRequest.ProtoReflect.Descriptor instead.
+func (*GroupInviteRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *GroupInviteRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupInviteRequest) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *GroupInviteRequest) GetHistory() bool {
+	if x != nil {
+		return x.History
+	}
+	return false
+}
+
+type GroupMembersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Members       []string               `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"` // Session IDs or names
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupMembersRequest) Reset() {
+	*x = GroupMembersRequest{}
+	mi := &file_messenger_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupMembersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupMembersRequest) ProtoMessage() {}
+
+func (x *GroupMembersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupMembersRequest.ProtoReflect.Descriptor instead.
+func (*GroupMembersRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *GroupMembersRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupMembersRequest) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type GroupRemoveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Members       []string               `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`                                // Session IDs or names
+	WithMessages  bool                   `protobuf:"varint,3,opt,name=with_messages,json=withMessages,proto3" json:"with_messages,omitempty"` // and delete what they wrote
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupRemoveRequest) Reset() {
+	*x = GroupRemoveRequest{}
+	mi := &file_messenger_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupRemoveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupRemoveRequest) ProtoMessage() {}
+
+func (x *GroupRemoveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupRemoveRequest.ProtoReflect.Descriptor instead.
+func (*GroupRemoveRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *GroupRemoveRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupRemoveRequest) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *GroupRemoveRequest) GetWithMessages() bool {
+	if x != nil {
+		return x.WithMessages
+	}
+	return false
+}
+
+type GroupTextRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"` // a name of 1 to 100 bytes, or a description of at most 2,000
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupTextRequest) Reset() {
+	*x = GroupTextRequest{}
+	mi := &file_messenger_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupTextRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupTextRequest) ProtoMessage() {}
+
+func (x *GroupTextRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupTextRequest.ProtoReflect.Descriptor instead.
+func (*GroupTextRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *GroupTextRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupTextRequest) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type GroupSetPictureRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"` // in the first request
+	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupSetPictureRequest) Reset() {
+	*x = GroupSetPictureRequest{}
+	mi := &file_messenger_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupSetPictureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupSetPictureRequest) ProtoMessage() {}
+
+func (x *GroupSetPictureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupSetPictureRequest.ProtoReflect.Descriptor instead.
+func (*GroupSetPictureRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *GroupSetPictureRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupSetPictureRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type GroupDeleteRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Id            uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"` // of the message
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupDeleteRequest) Reset() {
+	*x = GroupDeleteRequest{}
+	mi := &file_messenger_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupDeleteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupDeleteRequest) ProtoMessage() {}
+
+func (x *GroupDeleteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupDeleteRequest.ProtoReflect.Descriptor instead.
+func (*GroupDeleteRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *GroupDeleteRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupDeleteRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+type GroupLeaveReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupLeaveReply) Reset() {
+	*x = GroupLeaveReply{}
+	mi := &file_messenger_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupLeaveReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupLeaveReply) ProtoMessage() {}
+
+func (x *GroupLeaveReply) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupLeaveReply.ProtoReflect.Descriptor instead.
+func (*GroupLeaveReply) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{61}
+}
+
+// ContactsEvent names people who are not as they were before another device of the
+// account changed something: names, blocks, timers, what is read.
+type ContactsEvent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Changed       []*Contact             `protobuf:"bytes,1,rep,name=changed,proto3" json:"changed,omitempty"`
+	Gone          []string               `protobuf:"bytes,2,rep,name=gone,proto3" json:"gone,omitempty"`  // Session IDs of those that were deleted
+	More          bool                   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"` // there are more: list the contacts anew
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContactsEvent) Reset() {
+	*x = ContactsEvent{}
+	mi := &file_messenger_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContactsEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContactsEvent) ProtoMessage() {}
+
+func (x *ContactsEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContactsEvent.ProtoReflect.Descriptor instead.
+func (*ContactsEvent) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *ContactsEvent) GetChanged() []*Contact {
+	if x != nil {
+		return x.Changed
+	}
+	return nil
+}
+
+func (x *ContactsEvent) GetGone() []string {
+	if x != nil {
+		return x.Gone
+	}
+	return nil
+}
+
+func (x *ContactsEvent) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type DevicesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DevicesRequest) Reset() {
+	*x = DevicesRequest{}
+	mi := &file_messenger_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DevicesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DevicesRequest) ProtoMessage() {}
+
+func (x *DevicesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DevicesRequest.ProtoReflect.Descriptor instead.
+func (*DevicesRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{63}
+}
+
+type DevicesReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Devices       []*AccountDevice       `protobuf:"bytes,1,rep,name=devices,proto3" json:"devices,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DevicesReply) Reset() {
+	*x = DevicesReply{}
+	mi := &file_messenger_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DevicesReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DevicesReply) ProtoMessage() {}
+
+func (x *DevicesReply) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DevicesReply.ProtoReflect.Descriptor instead.
+func (*DevicesReply) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *DevicesReply) GetDevices() []*AccountDevice {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+// AccountDevice is a device of the account, as it describes itself.
+type AccountDevice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 64 hexadecimal digits: its own public key
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Kind          string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`                             // such as appliance, empty = not said
+	FirstSeen     int64                  `protobuf:"varint,4,opt,name=first_seen,json=firstSeen,proto3" json:"first_seen,omitempty"` // the day on which it came to the account
+	LastSeen      int64                  `protobuf:"varint,5,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`    // the day on which it was last at work
+	Own           bool                   `protobuf:"varint,6,opt,name=own,proto3" json:"own,omitempty"`                              // this one
+	Fresh         bool                   `protobuf:"varint,7,opt,name=fresh,proto3" json:"fresh,omitempty"`                          // came after this one, and the owner has not looked since
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccountDevice) Reset() {
+	*x = AccountDevice{}
+	mi := &file_messenger_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccountDevice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccountDevice) ProtoMessage() {}
+
+func (x *AccountDevice) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccountDevice.ProtoReflect.Descriptor instead.
+func (*AccountDevice) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *AccountDevice) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AccountDevice) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AccountDevice) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *AccountDevice) GetFirstSeen() int64 {
+	if x != nil {
+		return x.FirstSeen
+	}
+	return 0
+}
+
+func (x *AccountDevice) GetLastSeen() int64 {
+	if x != nil {
+		return x.LastSeen
+	}
+	return 0
+}
+
+func (x *AccountDevice) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
+func (x *AccountDevice) GetFresh() bool {
+	if x != nil {
+		return x.Fresh
+	}
+	return false
+}
+
+type RenameDeviceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // 1 to 100 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenameDeviceRequest) Reset() {
+	*x = RenameDeviceRequest{}
+	mi := &file_messenger_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenameDeviceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenameDeviceRequest) ProtoMessage() {}
+
+func (x *RenameDeviceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenameDeviceRequest.ProtoReflect.Descriptor instead.
+func (*RenameDeviceRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *RenameDeviceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type LinkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pin           string                 `protobuf:"bytes,1,opt,name=pin,proto3" json:"pin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkRequest) Reset() {
+	*x = LinkRequest{}
+	mi := &file_messenger_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkRequest) ProtoMessage() {}
+
+func (x *LinkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkRequest.ProtoReflect.Descriptor instead.
+func (*LinkRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *LinkRequest) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
+type LinkReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`        // to be typed, or scanned as a QR code
+	Expires       int64                  `protobuf:"varint,2,opt,name=expires,proto3" json:"expires,omitempty"` // when it is over
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkReply) Reset() {
+	*x = LinkReply{}
+	mi := &file_messenger_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkReply) ProtoMessage() {}
+
+func (x *LinkReply) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkReply.ProtoReflect.Descriptor instead.
+func (*LinkReply) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *LinkReply) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *LinkReply) GetExpires() int64 {
+	if x != nil {
+		return x.Expires
+	}
+	return 0
+}
+
+type JoinRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Pin           string                 `protobuf:"bytes,2,opt,name=pin,proto3" json:"pin,omitempty"` // a new one, for this device
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinRequest) Reset() {
+	*x = JoinRequest{}
+	mi := &file_messenger_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinRequest) ProtoMessage() {}
+
+func (x *JoinRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_messenger_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
+func (*JoinRequest) Descriptor() ([]byte, []int) {
+	return file_messenger_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *JoinRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *JoinRequest) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
 var File_messenger_proto protoreflect.FileDescriptor
 
 const file_messenger_proto_rawDesc = "" +
 	"\n" +
 	"\x0fmessenger.proto\x12\x06hearth\"\x0e\n" +
-	"\fStateRequest\"\xbb\x03\n" +
+	"\fStateRequest\"\xfc\x03\n" +
 	"\x0eMessengerState\x128\n" +
 	"\aaccount\x18\x01 \x01(\x0e2\x1e.hearth.MessengerState.AccountR\aaccount\x12\x1d\n" +
 	"\n" +
@@ -3222,7 +4977,12 @@ const file_messenger_proto_rawDesc = "" +
 	" \x01(\rR\n" +
 	"unreadable\x12\x1a\n" +
 	"\brequests\x18\v \x01(\rR\brequests\x12\x18\n" +
-	"\awaiting\x18\f \x01(\rR\awaiting\"7\n" +
+	"\awaiting\x18\f \x01(\rR\awaiting\x12\x1e\n" +
+	"\n" +
+	"connecting\x18\r \x01(\bR\n" +
+	"connecting\x12\x1f\n" +
+	"\vnew_devices\x18\x14 \x01(\rR\n" +
+	"newDevices\"7\n" +
 	"\aAccount\x12\b\n" +
 	"\x04NONE\x10\x00\x12\n" +
 	"\n" +
@@ -3281,7 +5041,7 @@ const file_messenger_proto_rawDesc = "" +
 	"\x11AddContactRequest\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xad\x02\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xec\x02\n" +
 	"\aContact\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x12\n" +
@@ -3295,7 +5055,9 @@ const file_messenger_proto_rawDesc = "" +
 	"\ablocked\x18\b \x01(\bR\ablocked\x12#\n" +
 	"\x05timer\x18\t \x01(\v2\r.hearth.TimerR\x05timer\x12!\n" +
 	"\fprofile_name\x18\n" +
-	" \x01(\tR\vprofileName\"z\n" +
+	" \x01(\tR\vprofileName\x12\x18\n" +
+	"\apicture\x18\v \x01(\bR\apicture\x12#\n" +
+	"\rmarked_unread\x18\x14 \x01(\bR\fmarkedUnread\"z\n" +
 	"\x05Timer\x12&\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x12.hearth.Timer.TypeR\x04type\x12\x18\n" +
 	"\aseconds\x18\x02 \x01(\rR\aseconds\"/\n" +
@@ -3304,13 +5066,22 @@ const file_messenger_proto_rawDesc = "" +
 	"\n" +
 	"AFTER_READ\x10\x01\x12\x0e\n" +
 	"\n" +
-	"AFTER_SEND\x10\x02\"X\n" +
+	"AFTER_SEND\x10\x02\"p\n" +
 	"\x0fMessagesRequest\x12\x12\n" +
 	"\x04with\x18\x01 \x01(\tR\x04with\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x1b\n" +
-	"\tmark_read\x18\x03 \x01(\bR\bmarkRead\"<\n" +
+	"\tmark_read\x18\x03 \x01(\bR\bmarkRead\x12\x16\n" +
+	"\x06before\x18\x04 \x01(\x04R\x06before\"M\n" +
+	"\rSearchRequest\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12\x12\n" +
+	"\x04with\x18\x02 \x01(\tR\x04with\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"'\n" +
+	"\x11SetPictureRequest\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\"\n" +
+	"\fPictureReply\x12\x12\n" +
+	"\x04jpeg\x18\x01 \x01(\fR\x04jpeg\"<\n" +
 	"\rMessagesReply\x12+\n" +
-	"\bmessages\x18\x01 \x03(\v2\x0f.hearth.MessageR\bmessages\"\xa8\x06\n" +
+	"\bmessages\x18\x01 \x03(\v2\x0f.hearth.MessageR\bmessages\"\xb3\b\n" +
 	"\aMessage\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x1a\n" +
@@ -3335,7 +5106,11 @@ const file_messenger_proto_rawDesc = "" +
 	"\adeleted\x18\x13 \x01(\bR\adeleted\x122\n" +
 	"\n" +
 	"invitation\x18\x14 \x01(\v2\x12.hearth.InvitationR\n" +
-	"invitation\"@\n" +
+	"invitation\x12\x12\n" +
+	"\x04from\x18\x15 \x01(\tR\x04from\x12\x1b\n" +
+	"\tfrom_name\x18\x16 \x01(\tR\bfromName\x12\x19\n" +
+	"\bby_admin\x18\x17 \x01(\bR\abyAdmin\x12\x18\n" +
+	"\amembers\x18\x18 \x03(\tR\amembers\"@\n" +
 	"\x05State\x12\b\n" +
 	"\x04NONE\x10\x00\x12\v\n" +
 	"\aWAITING\x10\x01\x12\n" +
@@ -3343,7 +5118,7 @@ const file_messenger_proto_rawDesc = "" +
 	"\x06STORED\x10\x02\x12\b\n" +
 	"\x04SEEN\x10\x03\x12\n" +
 	"\n" +
-	"\x06FAILED\x10\x04\"T\n" +
+	"\x06FAILED\x10\x04\"\xf8\x01\n" +
 	"\x04Kind\x12\b\n" +
 	"\x04TEXT\x10\x00\x12\t\n" +
 	"\x05TIMER\x10\x01\x12\x0e\n" +
@@ -3351,16 +5126,32 @@ const file_messenger_proto_rawDesc = "" +
 	"SCREENSHOT\x10\x02\x12\x0f\n" +
 	"\vMEDIA_SAVED\x10\x03\x12\b\n" +
 	"\x04CALL\x10\x04\x12\f\n" +
-	"\bACCEPTED\x10\x05\"{\n" +
+	"\bACCEPTED\x10\x05\x12\x0e\n" +
+	"\n" +
+	"GROUP_NAME\x10\x06\x12\x11\n" +
+	"\rGROUP_PICTURE\x10\a\x12\x0f\n" +
+	"\vGROUP_ADDED\x10\b\x12\x11\n" +
+	"\rGROUP_REMOVED\x10\t\x12\x12\n" +
+	"\x0eGROUP_PROMOTED\x10\n" +
+	"\x12\x10\n" +
+	"\fGROUP_JOINED\x10\v\x12\x0e\n" +
+	"\n" +
+	"GROUP_LEFT\x10\f\x12\x10\n" +
+	"\fGROUP_KICKED\x10\r\x12\x13\n" +
+	"\x0fGROUP_DESTROYED\x10\x0e\"\xac\x01\n" +
 	"\x05Quote\x12\x1c\n" +
 	"\ttimestamp\x18\x01 \x01(\x03R\ttimestamp\x12\x1a\n" +
 	"\boutgoing\x18\x02 \x01(\bR\boutgoing\x12\x14\n" +
 	"\x05found\x18\x03 \x01(\bR\x05found\x12\x12\n" +
 	"\x04text\x18\x04 \x01(\tR\x04text\x12\x0e\n" +
-	"\x02id\x18\x05 \x01(\x04R\x02id\"<\n" +
+	"\x02id\x18\x05 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04from\x18\x06 \x01(\tR\x04from\x12\x1b\n" +
+	"\tfrom_name\x18\a \x01(\tR\bfromName\"m\n" +
 	"\bReaction\x12\x14\n" +
 	"\x05emoji\x18\x01 \x01(\tR\x05emoji\x12\x1a\n" +
-	"\boutgoing\x18\x02 \x01(\bR\boutgoing\"1\n" +
+	"\boutgoing\x18\x02 \x01(\bR\boutgoing\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\tR\x04from\x12\x1b\n" +
+	"\tfrom_name\x18\x04 \x01(\tR\bfromName\"1\n" +
 	"\aPreview\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x14\n" +
 	"\x05title\x18\x02 \x01(\tR\x05title\"\xba\x01\n" +
@@ -3397,19 +5188,27 @@ const file_messenger_proto_rawDesc = "" +
 	"\rTypingRequest\x12\x12\n" +
 	"\x04with\x18\x01 \x01(\tR\x04with\x12\x18\n" +
 	"\astopped\x18\x02 \x01(\bR\astopped\"\r\n" +
-	"\vTypingReply\"\xae\x01\n" +
+	"\vTypingReply\"\xe7\x01\n" +
 	"\x0fSettingsRequest\x12&\n" +
 	"\fdisplay_name\x18\x01 \x01(\tH\x00R\vdisplayName\x88\x01\x01\x12(\n" +
 	"\rread_receipts\x18\x02 \x01(\bH\x01R\freadReceipts\x88\x01\x01\x12\x1b\n" +
-	"\x06typing\x18\x03 \x01(\bH\x02R\x06typing\x88\x01\x01B\x0f\n" +
+	"\x06typing\x18\x03 \x01(\bH\x02R\x06typing\x88\x01\x01\x12&\n" +
+	"\flock_minutes\x18\x04 \x01(\rH\x03R\vlockMinutes\x88\x01\x01B\x0f\n" +
 	"\r_display_nameB\x10\n" +
 	"\x0e_read_receiptsB\t\n" +
-	"\a_typing\"o\n" +
+	"\a_typingB\x0f\n" +
+	"\r_lock_minutes\"\xac\x01\n" +
 	"\rSettingsReply\x12!\n" +
 	"\fdisplay_name\x18\x01 \x01(\tR\vdisplayName\x12#\n" +
 	"\rread_receipts\x18\x02 \x01(\bR\freadReceipts\x12\x16\n" +
-	"\x06typing\x18\x03 \x01(\bR\x06typing\"\x0f\n" +
-	"\rEventsRequest\"\xf5\x02\n" +
+	"\x06typing\x18\x03 \x01(\bR\x06typing\x12\x18\n" +
+	"\apicture\x18\x04 \x01(\bR\apicture\x12!\n" +
+	"\flock_minutes\x18\x05 \x01(\rR\vlockMinutes\"C\n" +
+	"\x10SetDuressRequest\x12\x10\n" +
+	"\x03pin\x18\x01 \x01(\tR\x03pin\x12\x1d\n" +
+	"\n" +
+	"duress_pin\x18\x02 \x01(\tR\tduressPin\"\x0f\n" +
+	"\rEventsRequest\"\xb7\x04\n" +
 	"\x05Event\x12.\n" +
 	"\x05state\x18\x01 \x01(\v2\x16.hearth.MessengerStateH\x00R\x05state\x12-\n" +
 	"\breceived\x18\x02 \x01(\v2\x0f.hearth.MessageH\x00R\breceived\x12%\n" +
@@ -3418,7 +5217,11 @@ const file_messenger_proto_rawDesc = "" +
 	"\arequest\x18\x05 \x01(\v2\x0f.hearth.MessageH\x00R\arequest\x12%\n" +
 	"\x04info\x18\x06 \x01(\v2\x0f.hearth.MessageH\x00R\x04info\x12-\n" +
 	"\x06typing\x18\a \x01(\v2\x13.hearth.TypingEventH\x00R\x06typing\x12.\n" +
-	"\btransfer\x18\b \x01(\v2\x10.hearth.TransferH\x00R\btransferB\a\n" +
+	"\btransfer\x18\b \x01(\v2\x10.hearth.TransferH\x00R\btransfer\x12%\n" +
+	"\x05group\x18\t \x01(\v2\r.hearth.GroupH\x00R\x05group\x123\n" +
+	"\bcontacts\x18\x14 \x01(\v2\x15.hearth.ContactsEventH\x00R\bcontacts\x123\n" +
+	"\bsettings\x18\x15 \x01(\v2\x15.hearth.SettingsReplyH\x00R\bsettings\x12/\n" +
+	"\x06device\x18\x16 \x01(\v2\x15.hearth.AccountDeviceH\x00R\x06deviceB\a\n" +
 	"\x05event\"\xa8\x01\n" +
 	"\x06Update\x12-\n" +
 	"\x06change\x18\x01 \x01(\x0e2\x15.hearth.Update.ChangeR\x06change\x12)\n" +
@@ -3449,8 +5252,105 @@ const file_messenger_proto_rawDesc = "" +
 	"\tconfirmed\x18\x02 \x01(\rR\tconfirmed\x12\x14\n" +
 	"\x05swarm\x18\x03 \x01(\rR\x05swarm\x12\x18\n" +
 	"\adeleted\x18\x04 \x01(\rR\adeleted\x12\x18\n" +
-	"\atrouble\x18\x05 \x01(\tR\atrouble2\xe0\n" +
+	"\atrouble\x18\x05 \x01(\tR\atrouble\"%\n" +
+	"\rGroupsRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"4\n" +
+	"\vGroupsReply\x12%\n" +
+	"\x06groups\x18\x01 \x03(\v2\r.hearth.GroupR\x06groups\"\xae\x04\n" +
+	"\x05Group\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
+	"\vdescription\x18\x03 \x01(\tR\vdescription\x12)\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x13.hearth.Group.StateR\x05state\x12\x14\n" +
+	"\x05admin\x18\x05 \x01(\bR\x05admin\x12-\n" +
+	"\amembers\x18\x06 \x03(\v2\x13.hearth.GroupMemberR\amembers\x12#\n" +
+	"\x05timer\x18\a \x01(\v2\r.hearth.TimerR\x05timer\x12\x18\n" +
+	"\apicture\x18\b \x01(\bR\apicture\x12\x18\n" +
+	"\acreated\x18\t \x01(\x03R\acreated\x12\x16\n" +
+	"\x06unread\x18\n" +
+	" \x01(\rR\x06unread\x12\x1b\n" +
+	"\tlast_text\x18\v \x01(\tR\blastText\x12\x1b\n" +
+	"\tlast_time\x18\f \x01(\x03R\blastTime\x12\x18\n" +
+	"\awaiting\x18\r \x01(\bR\awaiting\x12\x18\n" +
+	"\atrouble\x18\x0e \x01(\tR\atrouble\x12\x1d\n" +
 	"\n" +
+	"invited_by\x18\x0f \x01(\tR\tinvitedBy\x12&\n" +
+	"\x0finvited_by_name\x18\x10 \x01(\tR\rinvitedByName\"I\n" +
+	"\x05State\x12\n" +
+	"\n" +
+	"\x06JOINED\x10\x00\x12\v\n" +
+	"\aINVITED\x10\x01\x12\v\n" +
+	"\aREMOVED\x10\x02\x12\r\n" +
+	"\tDESTROYED\x10\x03\x12\v\n" +
+	"\aLEAVING\x10\x04\"\xf6\x01\n" +
+	"\vGroupMember\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x122\n" +
+	"\x06status\x18\x03 \x01(\x0e2\x1a.hearth.GroupMember.StatusR\x06status\x12\x10\n" +
+	"\x03own\x18\x04 \x01(\bR\x03own\"n\n" +
+	"\x06Status\x12\n" +
+	"\n" +
+	"\x06MEMBER\x10\x00\x12\v\n" +
+	"\aINVITED\x10\x01\x12\x12\n" +
+	"\x0eINVITE_WAITING\x10\x02\x12\x11\n" +
+	"\rINVITE_FAILED\x10\x03\x12\t\n" +
+	"\x05ADMIN\x10\x04\x12\f\n" +
+	"\bPROMOTED\x10\x05\x12\v\n" +
+	"\aREMOVED\x10\x06\"d\n" +
+	"\x12GroupCreateRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\amembers\x18\x02 \x03(\tR\amembers\x12 \n" +
+	"\vdescription\x18\x03 \x01(\tR\vdescription\"$\n" +
+	"\fGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"^\n" +
+	"\x12GroupInviteRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x18\n" +
+	"\amembers\x18\x02 \x03(\tR\amembers\x12\x18\n" +
+	"\ahistory\x18\x03 \x01(\bR\ahistory\"E\n" +
+	"\x13GroupMembersRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x18\n" +
+	"\amembers\x18\x02 \x03(\tR\amembers\"i\n" +
+	"\x12GroupRemoveRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x18\n" +
+	"\amembers\x18\x02 \x03(\tR\amembers\x12#\n" +
+	"\rwith_messages\x18\x03 \x01(\bR\fwithMessages\"<\n" +
+	"\x10GroupTextRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"B\n" +
+	"\x16GroupSetPictureRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\":\n" +
+	"\x12GroupDeleteRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\"\x11\n" +
+	"\x0fGroupLeaveReply\"b\n" +
+	"\rContactsEvent\x12)\n" +
+	"\achanged\x18\x01 \x03(\v2\x0f.hearth.ContactR\achanged\x12\x12\n" +
+	"\x04gone\x18\x02 \x03(\tR\x04gone\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\"\x10\n" +
+	"\x0eDevicesRequest\"?\n" +
+	"\fDevicesReply\x12/\n" +
+	"\adevices\x18\x01 \x03(\v2\x15.hearth.AccountDeviceR\adevices\"\xab\x01\n" +
+	"\rAccountDevice\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x1d\n" +
+	"\n" +
+	"first_seen\x18\x04 \x01(\x03R\tfirstSeen\x12\x1b\n" +
+	"\tlast_seen\x18\x05 \x01(\x03R\blastSeen\x12\x10\n" +
+	"\x03own\x18\x06 \x01(\bR\x03own\x12\x14\n" +
+	"\x05fresh\x18\a \x01(\bR\x05fresh\")\n" +
+	"\x13RenameDeviceRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x1f\n" +
+	"\vLinkRequest\x12\x10\n" +
+	"\x03pin\x18\x01 \x01(\tR\x03pin\"9\n" +
+	"\tLinkReply\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
+	"\aexpires\x18\x02 \x01(\x03R\aexpires\"3\n" +
+	"\vJoinRequest\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x10\n" +
+	"\x03pin\x18\x02 \x01(\tR\x03pin2\xd7\x14\n" +
 	"\tMessenger\x125\n" +
 	"\x05State\x12\x14.hearth.StateRequest\x1a\x16.hearth.MessengerState\x127\n" +
 	"\x06Create\x12\x15.hearth.CreateRequest\x1a\x16.hearth.MessengerState\x127\n" +
@@ -3462,7 +5362,8 @@ const file_messenger_proto_rawDesc = "" +
 	"\bContacts\x12\x17.hearth.ContactsRequest\x1a\x15.hearth.ContactsReply\x128\n" +
 	"\n" +
 	"AddContact\x12\x19.hearth.AddContactRequest\x1a\x0f.hearth.Contact\x12:\n" +
-	"\bMessages\x12\x17.hearth.MessagesRequest\x1a\x15.hearth.MessagesReply\x12.\n" +
+	"\bMessages\x12\x17.hearth.MessagesRequest\x1a\x15.hearth.MessagesReply\x126\n" +
+	"\x06Search\x12\x15.hearth.SearchRequest\x1a\x15.hearth.MessagesReply\x12.\n" +
 	"\x05React\x12\x14.hearth.ReactRequest\x1a\x0f.hearth.Message\x120\n" +
 	"\x06Unsend\x12\x15.hearth.UnsendRequest\x1a\x0f.hearth.Message\x124\n" +
 	"\bSetTimer\x12\x17.hearth.SetTimerRequest\x1a\x0f.hearth.Contact\x12:\n" +
@@ -3472,12 +5373,36 @@ const file_messenger_proto_rawDesc = "" +
 	"\x05Block\x12\x12.hearth.WhoRequest\x1a\x0f.hearth.Contact\x12.\n" +
 	"\aUnblock\x12\x12.hearth.WhoRequest\x1a\x0f.hearth.Contact\x124\n" +
 	"\x06Typing\x12\x15.hearth.TypingRequest\x1a\x13.hearth.TypingReply\x12:\n" +
-	"\bSettings\x12\x17.hearth.SettingsRequest\x1a\x15.hearth.SettingsReply\x120\n" +
+	"\bSettings\x12\x17.hearth.SettingsRequest\x1a\x15.hearth.SettingsReply\x12@\n" +
+	"\n" +
+	"SetPicture\x12\x19.hearth.SetPictureRequest\x1a\x15.hearth.SettingsReply(\x01\x123\n" +
+	"\aPicture\x12\x12.hearth.WhoRequest\x1a\x14.hearth.PictureReply\x120\n" +
 	"\x06Events\x12\x15.hearth.EventsRequest\x1a\r.hearth.Event0\x01\x129\n" +
 	"\aRestore\x12\x16.hearth.RestoreRequest\x1a\x16.hearth.MessengerState\x12=\n" +
-	"\tChangePIN\x12\x18.hearth.ChangePINRequest\x1a\x16.hearth.MessengerState\x123\n" +
-	"\x04Lock\x12\x13.hearth.LockRequest\x1a\x16.hearth.MessengerState\x12.\n" +
-	"\x04Wipe\x12\x13.hearth.WipeRequest\x1a\x11.hearth.WipeReplyB\x11Z\x0fhearth/node/apib\x06proto3"
+	"\tChangePIN\x12\x18.hearth.ChangePINRequest\x1a\x16.hearth.MessengerState\x12=\n" +
+	"\tSetDuress\x12\x18.hearth.SetDuressRequest\x1a\x16.hearth.MessengerState\x123\n" +
+	"\x04Lock\x12\x13.hearth.LockRequest\x1a\x16.hearth.MessengerState\x121\n" +
+	"\n" +
+	"MarkUnread\x12\x12.hearth.WhoRequest\x1a\x0f.hearth.Contact\x127\n" +
+	"\aDevices\x12\x16.hearth.DevicesRequest\x1a\x14.hearth.DevicesReply\x12B\n" +
+	"\fRenameDevice\x12\x1b.hearth.RenameDeviceRequest\x1a\x15.hearth.AccountDevice\x12.\n" +
+	"\x04Link\x12\x13.hearth.LinkRequest\x1a\x11.hearth.LinkReply\x123\n" +
+	"\x04Join\x12\x13.hearth.JoinRequest\x1a\x16.hearth.MessengerState\x12.\n" +
+	"\x04Wipe\x12\x13.hearth.WipeRequest\x1a\x11.hearth.WipeReply\x124\n" +
+	"\x06Groups\x12\x15.hearth.GroupsRequest\x1a\x13.hearth.GroupsReply\x128\n" +
+	"\vGroupCreate\x12\x1a.hearth.GroupCreateRequest\x1a\r.hearth.Group\x128\n" +
+	"\vGroupInvite\x12\x1a.hearth.GroupInviteRequest\x1a\r.hearth.Group\x122\n" +
+	"\vGroupAccept\x12\x14.hearth.GroupRequest\x1a\r.hearth.Group\x12:\n" +
+	"\fGroupDecline\x12\x14.hearth.GroupRequest\x1a\x14.hearth.DeclineReply\x12:\n" +
+	"\fGroupPromote\x12\x1b.hearth.GroupMembersRequest\x1a\r.hearth.Group\x128\n" +
+	"\vGroupRemove\x12\x1a.hearth.GroupRemoveRequest\x1a\r.hearth.Group\x12;\n" +
+	"\n" +
+	"GroupLeave\x12\x14.hearth.GroupRequest\x1a\x17.hearth.GroupLeaveReply\x126\n" +
+	"\vGroupRename\x12\x18.hearth.GroupTextRequest\x1a\r.hearth.Group\x128\n" +
+	"\rGroupDescribe\x12\x18.hearth.GroupTextRequest\x1a\r.hearth.Group\x12B\n" +
+	"\x0fGroupSetPicture\x12\x1e.hearth.GroupSetPictureRequest\x1a\r.hearth.Group(\x01\x12:\n" +
+	"\vGroupDelete\x12\x1a.hearth.GroupDeleteRequest\x1a\x0f.hearth.Message\x123\n" +
+	"\fGroupDestroy\x12\x14.hearth.GroupRequest\x1a\r.hearth.GroupB\x11Z\x0fhearth/node/apib\x06proto3"
 
 var (
 	file_messenger_proto_rawDescOnce sync.Once
@@ -3491,143 +5416,225 @@ func file_messenger_proto_rawDescGZIP() []byte {
 	return file_messenger_proto_rawDescData
 }
 
-var file_messenger_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_messenger_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_messenger_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_messenger_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_messenger_proto_goTypes = []any{
-	(MessengerState_Account)(0), // 0: hearth.MessengerState.Account
-	(Timer_Type)(0),             // 1: hearth.Timer.Type
-	(Message_State)(0),          // 2: hearth.Message.State
-	(Message_Kind)(0),           // 3: hearth.Message.Kind
-	(Update_Change)(0),          // 4: hearth.Update.Change
-	(*StateRequest)(nil),        // 5: hearth.StateRequest
-	(*MessengerState)(nil),      // 6: hearth.MessengerState
-	(*CreateRequest)(nil),       // 7: hearth.CreateRequest
-	(*UnlockRequest)(nil),       // 8: hearth.UnlockRequest
-	(*PhraseRequest)(nil),       // 9: hearth.PhraseRequest
-	(*PhraseReply)(nil),         // 10: hearth.PhraseReply
-	(*SendRequest)(nil),         // 11: hearth.SendRequest
-	(*SendReply)(nil),           // 12: hearth.SendReply
-	(*SendFileRequest)(nil),     // 13: hearth.SendFileRequest
-	(*FileHead)(nil),            // 14: hearth.FileHead
-	(*FetchFileRequest)(nil),    // 15: hearth.FetchFileRequest
-	(*FetchFileReply)(nil),      // 16: hearth.FetchFileReply
-	(*Transfer)(nil),            // 17: hearth.Transfer
-	(*ContactsRequest)(nil),     // 18: hearth.ContactsRequest
-	(*ContactsReply)(nil),       // 19: hearth.ContactsReply
-	(*AddContactRequest)(nil),   // 20: hearth.AddContactRequest
-	(*Contact)(nil),             // 21: hearth.Contact
-	(*Timer)(nil),               // 22: hearth.Timer
-	(*MessagesRequest)(nil),     // 23: hearth.MessagesRequest
-	(*MessagesReply)(nil),       // 24: hearth.MessagesReply
-	(*Message)(nil),             // 25: hearth.Message
-	(*Quote)(nil),               // 26: hearth.Quote
-	(*Reaction)(nil),            // 27: hearth.Reaction
-	(*Preview)(nil),             // 28: hearth.Preview
-	(*Attachment)(nil),          // 29: hearth.Attachment
-	(*Invitation)(nil),          // 30: hearth.Invitation
-	(*ReactRequest)(nil),        // 31: hearth.ReactRequest
-	(*UnsendRequest)(nil),       // 32: hearth.UnsendRequest
-	(*SetTimerRequest)(nil),     // 33: hearth.SetTimerRequest
-	(*RequestsRequest)(nil),     // 34: hearth.RequestsRequest
-	(*WhoRequest)(nil),          // 35: hearth.WhoRequest
-	(*DeclineReply)(nil),        // 36: hearth.DeclineReply
-	(*TypingRequest)(nil),       // 37: hearth.TypingRequest
-	(*TypingReply)(nil),         // 38: hearth.TypingReply
-	(*SettingsRequest)(nil),     // 39: hearth.SettingsRequest
-	(*SettingsReply)(nil),       // 40: hearth.SettingsReply
-	(*EventsRequest)(nil),       // 41: hearth.EventsRequest
-	(*Event)(nil),               // 42: hearth.Event
-	(*Update)(nil),              // 43: hearth.Update
-	(*TypingEvent)(nil),         // 44: hearth.TypingEvent
-	(*RestoreRequest)(nil),      // 45: hearth.RestoreRequest
-	(*ChangePINRequest)(nil),    // 46: hearth.ChangePINRequest
-	(*LockRequest)(nil),         // 47: hearth.LockRequest
-	(*WipeRequest)(nil),         // 48: hearth.WipeRequest
-	(*WipeReply)(nil),           // 49: hearth.WipeReply
+	(MessengerState_Account)(0),    // 0: hearth.MessengerState.Account
+	(Timer_Type)(0),                // 1: hearth.Timer.Type
+	(Message_State)(0),             // 2: hearth.Message.State
+	(Message_Kind)(0),              // 3: hearth.Message.Kind
+	(Update_Change)(0),             // 4: hearth.Update.Change
+	(Group_State)(0),               // 5: hearth.Group.State
+	(GroupMember_Status)(0),        // 6: hearth.GroupMember.Status
+	(*StateRequest)(nil),           // 7: hearth.StateRequest
+	(*MessengerState)(nil),         // 8: hearth.MessengerState
+	(*CreateRequest)(nil),          // 9: hearth.CreateRequest
+	(*UnlockRequest)(nil),          // 10: hearth.UnlockRequest
+	(*PhraseRequest)(nil),          // 11: hearth.PhraseRequest
+	(*PhraseReply)(nil),            // 12: hearth.PhraseReply
+	(*SendRequest)(nil),            // 13: hearth.SendRequest
+	(*SendReply)(nil),              // 14: hearth.SendReply
+	(*SendFileRequest)(nil),        // 15: hearth.SendFileRequest
+	(*FileHead)(nil),               // 16: hearth.FileHead
+	(*FetchFileRequest)(nil),       // 17: hearth.FetchFileRequest
+	(*FetchFileReply)(nil),         // 18: hearth.FetchFileReply
+	(*Transfer)(nil),               // 19: hearth.Transfer
+	(*ContactsRequest)(nil),        // 20: hearth.ContactsRequest
+	(*ContactsReply)(nil),          // 21: hearth.ContactsReply
+	(*AddContactRequest)(nil),      // 22: hearth.AddContactRequest
+	(*Contact)(nil),                // 23: hearth.Contact
+	(*Timer)(nil),                  // 24: hearth.Timer
+	(*MessagesRequest)(nil),        // 25: hearth.MessagesRequest
+	(*SearchRequest)(nil),          // 26: hearth.SearchRequest
+	(*SetPictureRequest)(nil),      // 27: hearth.SetPictureRequest
+	(*PictureReply)(nil),           // 28: hearth.PictureReply
+	(*MessagesReply)(nil),          // 29: hearth.MessagesReply
+	(*Message)(nil),                // 30: hearth.Message
+	(*Quote)(nil),                  // 31: hearth.Quote
+	(*Reaction)(nil),               // 32: hearth.Reaction
+	(*Preview)(nil),                // 33: hearth.Preview
+	(*Attachment)(nil),             // 34: hearth.Attachment
+	(*Invitation)(nil),             // 35: hearth.Invitation
+	(*ReactRequest)(nil),           // 36: hearth.ReactRequest
+	(*UnsendRequest)(nil),          // 37: hearth.UnsendRequest
+	(*SetTimerRequest)(nil),        // 38: hearth.SetTimerRequest
+	(*RequestsRequest)(nil),        // 39: hearth.RequestsRequest
+	(*WhoRequest)(nil),             // 40: hearth.WhoRequest
+	(*DeclineReply)(nil),           // 41: hearth.DeclineReply
+	(*TypingRequest)(nil),          // 42: hearth.TypingRequest
+	(*TypingReply)(nil),            // 43: hearth.TypingReply
+	(*SettingsRequest)(nil),        // 44: hearth.SettingsRequest
+	(*SettingsReply)(nil),          // 45: hearth.SettingsReply
+	(*SetDuressRequest)(nil),       // 46: hearth.SetDuressRequest
+	(*EventsRequest)(nil),          // 47: hearth.EventsRequest
+	(*Event)(nil),                  // 48: hearth.Event
+	(*Update)(nil),                 // 49: hearth.Update
+	(*TypingEvent)(nil),            // 50: hearth.TypingEvent
+	(*RestoreRequest)(nil),         // 51: hearth.RestoreRequest
+	(*ChangePINRequest)(nil),       // 52: hearth.ChangePINRequest
+	(*LockRequest)(nil),            // 53: hearth.LockRequest
+	(*WipeRequest)(nil),            // 54: hearth.WipeRequest
+	(*WipeReply)(nil),              // 55: hearth.WipeReply
+	(*GroupsRequest)(nil),          // 56: hearth.GroupsRequest
+	(*GroupsReply)(nil),            // 57: hearth.GroupsReply
+	(*Group)(nil),                  // 58: hearth.Group
+	(*GroupMember)(nil),            // 59: hearth.GroupMember
+	(*GroupCreateRequest)(nil),     // 60: hearth.GroupCreateRequest
+	(*GroupRequest)(nil),           // 61: hearth.GroupRequest
+	(*GroupInviteRequest)(nil),     // 62: hearth.GroupInviteRequest
+	(*GroupMembersRequest)(nil),    // 63: hearth.GroupMembersRequest
+	(*GroupRemoveRequest)(nil),     // 64: hearth.GroupRemoveRequest
+	(*GroupTextRequest)(nil),       // 65: hearth.GroupTextRequest
+	(*GroupSetPictureRequest)(nil), // 66: hearth.GroupSetPictureRequest
+	(*GroupDeleteRequest)(nil),     // 67: hearth.GroupDeleteRequest
+	(*GroupLeaveReply)(nil),        // 68: hearth.GroupLeaveReply
+	(*ContactsEvent)(nil),          // 69: hearth.ContactsEvent
+	(*DevicesRequest)(nil),         // 70: hearth.DevicesRequest
+	(*DevicesReply)(nil),           // 71: hearth.DevicesReply
+	(*AccountDevice)(nil),          // 72: hearth.AccountDevice
+	(*RenameDeviceRequest)(nil),    // 73: hearth.RenameDeviceRequest
+	(*LinkRequest)(nil),            // 74: hearth.LinkRequest
+	(*LinkReply)(nil),              // 75: hearth.LinkReply
+	(*JoinRequest)(nil),            // 76: hearth.JoinRequest
 }
 var file_messenger_proto_depIdxs = []int32{
 	0,  // 0: hearth.MessengerState.account:type_name -> hearth.MessengerState.Account
 	2,  // 1: hearth.SendReply.state:type_name -> hearth.Message.State
-	14, // 2: hearth.SendFileRequest.head:type_name -> hearth.FileHead
-	17, // 3: hearth.FetchFileReply.progress:type_name -> hearth.Transfer
-	21, // 4: hearth.ContactsReply.contacts:type_name -> hearth.Contact
-	22, // 5: hearth.Contact.timer:type_name -> hearth.Timer
+	16, // 2: hearth.SendFileRequest.head:type_name -> hearth.FileHead
+	19, // 3: hearth.FetchFileReply.progress:type_name -> hearth.Transfer
+	23, // 4: hearth.ContactsReply.contacts:type_name -> hearth.Contact
+	24, // 5: hearth.Contact.timer:type_name -> hearth.Timer
 	1,  // 6: hearth.Timer.type:type_name -> hearth.Timer.Type
-	25, // 7: hearth.MessagesReply.messages:type_name -> hearth.Message
+	30, // 7: hearth.MessagesReply.messages:type_name -> hearth.Message
 	2,  // 8: hearth.Message.state:type_name -> hearth.Message.State
 	3,  // 9: hearth.Message.kind:type_name -> hearth.Message.Kind
-	26, // 10: hearth.Message.quote:type_name -> hearth.Quote
-	27, // 11: hearth.Message.reactions:type_name -> hearth.Reaction
-	28, // 12: hearth.Message.preview:type_name -> hearth.Preview
-	29, // 13: hearth.Message.attachments:type_name -> hearth.Attachment
-	22, // 14: hearth.Message.timer:type_name -> hearth.Timer
-	30, // 15: hearth.Message.invitation:type_name -> hearth.Invitation
-	22, // 16: hearth.SetTimerRequest.timer:type_name -> hearth.Timer
-	6,  // 17: hearth.Event.state:type_name -> hearth.MessengerState
-	25, // 18: hearth.Event.received:type_name -> hearth.Message
-	25, // 19: hearth.Event.sent:type_name -> hearth.Message
-	43, // 20: hearth.Event.updated:type_name -> hearth.Update
-	25, // 21: hearth.Event.request:type_name -> hearth.Message
-	25, // 22: hearth.Event.info:type_name -> hearth.Message
-	44, // 23: hearth.Event.typing:type_name -> hearth.TypingEvent
-	17, // 24: hearth.Event.transfer:type_name -> hearth.Transfer
-	4,  // 25: hearth.Update.change:type_name -> hearth.Update.Change
-	25, // 26: hearth.Update.message:type_name -> hearth.Message
-	5,  // 27: hearth.Messenger.State:input_type -> hearth.StateRequest
-	7,  // 28: hearth.Messenger.Create:input_type -> hearth.CreateRequest
-	8,  // 29: hearth.Messenger.Unlock:input_type -> hearth.UnlockRequest
-	9,  // 30: hearth.Messenger.Phrase:input_type -> hearth.PhraseRequest
-	11, // 31: hearth.Messenger.Send:input_type -> hearth.SendRequest
-	13, // 32: hearth.Messenger.SendFile:input_type -> hearth.SendFileRequest
-	15, // 33: hearth.Messenger.FetchFile:input_type -> hearth.FetchFileRequest
-	18, // 34: hearth.Messenger.Contacts:input_type -> hearth.ContactsRequest
-	20, // 35: hearth.Messenger.AddContact:input_type -> hearth.AddContactRequest
-	23, // 36: hearth.Messenger.Messages:input_type -> hearth.MessagesRequest
-	31, // 37: hearth.Messenger.React:input_type -> hearth.ReactRequest
-	32, // 38: hearth.Messenger.Unsend:input_type -> hearth.UnsendRequest
-	33, // 39: hearth.Messenger.SetTimer:input_type -> hearth.SetTimerRequest
-	34, // 40: hearth.Messenger.Requests:input_type -> hearth.RequestsRequest
-	35, // 41: hearth.Messenger.Accept:input_type -> hearth.WhoRequest
-	35, // 42: hearth.Messenger.Decline:input_type -> hearth.WhoRequest
-	35, // 43: hearth.Messenger.Block:input_type -> hearth.WhoRequest
-	35, // 44: hearth.Messenger.Unblock:input_type -> hearth.WhoRequest
-	37, // 45: hearth.Messenger.Typing:input_type -> hearth.TypingRequest
-	39, // 46: hearth.Messenger.Settings:input_type -> hearth.SettingsRequest
-	41, // 47: hearth.Messenger.Events:input_type -> hearth.EventsRequest
-	45, // 48: hearth.Messenger.Restore:input_type -> hearth.RestoreRequest
-	46, // 49: hearth.Messenger.ChangePIN:input_type -> hearth.ChangePINRequest
-	47, // 50: hearth.Messenger.Lock:input_type -> hearth.LockRequest
-	48, // 51: hearth.Messenger.Wipe:input_type -> hearth.WipeRequest
-	6,  // 52: hearth.Messenger.State:output_type -> hearth.MessengerState
-	6,  // 53: hearth.Messenger.Create:output_type -> hearth.MessengerState
-	6,  // 54: hearth.Messenger.Unlock:output_type -> hearth.MessengerState
-	10, // 55: hearth.Messenger.Phrase:output_type -> hearth.PhraseReply
-	12, // 56: hearth.Messenger.Send:output_type -> hearth.SendReply
-	12, // 57: hearth.Messenger.SendFile:output_type -> hearth.SendReply
-	16, // 58: hearth.Messenger.FetchFile:output_type -> hearth.FetchFileReply
-	19, // 59: hearth.Messenger.Contacts:output_type -> hearth.ContactsReply
-	21, // 60: hearth.Messenger.AddContact:output_type -> hearth.Contact
-	24, // 61: hearth.Messenger.Messages:output_type -> hearth.MessagesReply
-	25, // 62: hearth.Messenger.React:output_type -> hearth.Message
-	25, // 63: hearth.Messenger.Unsend:output_type -> hearth.Message
-	21, // 64: hearth.Messenger.SetTimer:output_type -> hearth.Contact
-	19, // 65: hearth.Messenger.Requests:output_type -> hearth.ContactsReply
-	21, // 66: hearth.Messenger.Accept:output_type -> hearth.Contact
-	36, // 67: hearth.Messenger.Decline:output_type -> hearth.DeclineReply
-	21, // 68: hearth.Messenger.Block:output_type -> hearth.Contact
-	21, // 69: hearth.Messenger.Unblock:output_type -> hearth.Contact
-	38, // 70: hearth.Messenger.Typing:output_type -> hearth.TypingReply
-	40, // 71: hearth.Messenger.Settings:output_type -> hearth.SettingsReply
-	42, // 72: hearth.Messenger.Events:output_type -> hearth.Event
-	6,  // 73: hearth.Messenger.Restore:output_type -> hearth.MessengerState
-	6,  // 74: hearth.Messenger.ChangePIN:output_type -> hearth.MessengerState
-	6,  // 75: hearth.Messenger.Lock:output_type -> hearth.MessengerState
-	49, // 76: hearth.Messenger.Wipe:output_type -> hearth.WipeReply
-	52, // [52:77] is the sub-list for method output_type
-	27, // [27:52] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	31, // 10: hearth.Message.quote:type_name -> hearth.Quote
+	32, // 11: hearth.Message.reactions:type_name -> hearth.Reaction
+	33, // 12: hearth.Message.preview:type_name -> hearth.Preview
+	34, // 13: hearth.Message.attachments:type_name -> hearth.Attachment
+	24, // 14: hearth.Message.timer:type_name -> hearth.Timer
+	35, // 15: hearth.Message.invitation:type_name -> hearth.Invitation
+	24, // 16: hearth.SetTimerRequest.timer:type_name -> hearth.Timer
+	8,  // 17: hearth.Event.state:type_name -> hearth.MessengerState
+	30, // 18: hearth.Event.received:type_name -> hearth.Message
+	30, // 19: hearth.Event.sent:type_name -> hearth.Message
+	49, // 20: hearth.Event.updated:type_name -> hearth.Update
+	30, // 21: hearth.Event.request:type_name -> hearth.Message
+	30, // 22: hearth.Event.info:type_name -> hearth.Message
+	50, // 23: hearth.Event.typing:type_name -> hearth.TypingEvent
+	19, // 24: hearth.Event.transfer:type_name -> hearth.Transfer
+	58, // 25: hearth.Event.group:type_name -> hearth.Group
+	69, // 26: hearth.Event.contacts:type_name -> hearth.ContactsEvent
+	45, // 27: hearth.Event.settings:type_name -> hearth.SettingsReply
+	72, // 28: hearth.Event.device:type_name -> hearth.AccountDevice
+	4,  // 29: hearth.Update.change:type_name -> hearth.Update.Change
+	30, // 30: hearth.Update.message:type_name -> hearth.Message
+	58, // 31: hearth.GroupsReply.groups:type_name -> hearth.Group
+	5,  // 32: hearth.Group.state:type_name -> hearth.Group.State
+	59, // 33: hearth.Group.members:type_name -> hearth.GroupMember
+	24, // 34: hearth.Group.timer:type_name -> hearth.Timer
+	6,  // 35: hearth.GroupMember.status:type_name -> hearth.GroupMember.Status
+	23, // 36: hearth.ContactsEvent.changed:type_name -> hearth.Contact
+	72, // 37: hearth.DevicesReply.devices:type_name -> hearth.AccountDevice
+	7,  // 38: hearth.Messenger.State:input_type -> hearth.StateRequest
+	9,  // 39: hearth.Messenger.Create:input_type -> hearth.CreateRequest
+	10, // 40: hearth.Messenger.Unlock:input_type -> hearth.UnlockRequest
+	11, // 41: hearth.Messenger.Phrase:input_type -> hearth.PhraseRequest
+	13, // 42: hearth.Messenger.Send:input_type -> hearth.SendRequest
+	15, // 43: hearth.Messenger.SendFile:input_type -> hearth.SendFileRequest
+	17, // 44: hearth.Messenger.FetchFile:input_type -> hearth.FetchFileRequest
+	20, // 45: hearth.Messenger.Contacts:input_type -> hearth.ContactsRequest
+	22, // 46: hearth.Messenger.AddContact:input_type -> hearth.AddContactRequest
+	25, // 47: hearth.Messenger.Messages:input_type -> hearth.MessagesRequest
+	26, // 48: hearth.Messenger.Search:input_type -> hearth.SearchRequest
+	36, // 49: hearth.Messenger.React:input_type -> hearth.ReactRequest
+	37, // 50: hearth.Messenger.Unsend:input_type -> hearth.UnsendRequest
+	38, // 51: hearth.Messenger.SetTimer:input_type -> hearth.SetTimerRequest
+	39, // 52: hearth.Messenger.Requests:input_type -> hearth.RequestsRequest
+	40, // 53: hearth.Messenger.Accept:input_type -> hearth.WhoRequest
+	40, // 54: hearth.Messenger.Decline:input_type -> hearth.WhoRequest
+	40, // 55: hearth.Messenger.Block:input_type -> hearth.WhoRequest
+	40, // 56: hearth.Messenger.Unblock:input_type -> hearth.WhoRequest
+	42, // 57: hearth.Messenger.Typing:input_type -> hearth.TypingRequest
+	44, // 58: hearth.Messenger.Settings:input_type -> hearth.SettingsRequest
+	27, // 59: hearth.Messenger.SetPicture:input_type -> hearth.SetPictureRequest
+	40, // 60: hearth.Messenger.Picture:input_type -> hearth.WhoRequest
+	47, // 61: hearth.Messenger.Events:input_type -> hearth.EventsRequest
+	51, // 62: hearth.Messenger.Restore:input_type -> hearth.RestoreRequest
+	52, // 63: hearth.Messenger.ChangePIN:input_type -> hearth.ChangePINRequest
+	46, // 64: hearth.Messenger.SetDuress:input_type -> hearth.SetDuressRequest
+	53, // 65: hearth.Messenger.Lock:input_type -> hearth.LockRequest
+	40, // 66: hearth.Messenger.MarkUnread:input_type -> hearth.WhoRequest
+	70, // 67: hearth.Messenger.Devices:input_type -> hearth.DevicesRequest
+	73, // 68: hearth.Messenger.RenameDevice:input_type -> hearth.RenameDeviceRequest
+	74, // 69: hearth.Messenger.Link:input_type -> hearth.LinkRequest
+	76, // 70: hearth.Messenger.Join:input_type -> hearth.JoinRequest
+	54, // 71: hearth.Messenger.Wipe:input_type -> hearth.WipeRequest
+	56, // 72: hearth.Messenger.Groups:input_type -> hearth.GroupsRequest
+	60, // 73: hearth.Messenger.GroupCreate:input_type -> hearth.GroupCreateRequest
+	62, // 74: hearth.Messenger.GroupInvite:input_type -> hearth.GroupInviteRequest
+	61, // 75: hearth.Messenger.GroupAccept:input_type -> hearth.GroupRequest
+	61, // 76: hearth.Messenger.GroupDecline:input_type -> hearth.GroupRequest
+	63, // 77: hearth.Messenger.GroupPromote:input_type -> hearth.GroupMembersRequest
+	64, // 78: hearth.Messenger.GroupRemove:input_type -> hearth.GroupRemoveRequest
+	61, // 79: hearth.Messenger.GroupLeave:input_type -> hearth.GroupRequest
+	65, // 80: hearth.Messenger.GroupRename:input_type -> hearth.GroupTextRequest
+	65, // 81: hearth.Messenger.GroupDescribe:input_type -> hearth.GroupTextRequest
+	66, // 82: hearth.Messenger.GroupSetPicture:input_type -> hearth.GroupSetPictureRequest
+	67, // 83: hearth.Messenger.GroupDelete:input_type -> hearth.GroupDeleteRequest
+	61, // 84: hearth.Messenger.GroupDestroy:input_type -> hearth.GroupRequest
+	8,  // 85: hearth.Messenger.State:output_type -> hearth.MessengerState
+	8,  // 86: hearth.Messenger.Create:output_type -> hearth.MessengerState
+	8,  // 87: hearth.Messenger.Unlock:output_type -> hearth.MessengerState
+	12, // 88: hearth.Messenger.Phrase:output_type -> hearth.PhraseReply
+	14, // 89: hearth.Messenger.Send:output_type -> hearth.SendReply
+	14, // 90: hearth.Messenger.SendFile:output_type -> hearth.SendReply
+	18, // 91: hearth.Messenger.FetchFile:output_type -> hearth.FetchFileReply
+	21, // 92: hearth.Messenger.Contacts:output_type -> hearth.ContactsReply
+	23, // 93: hearth.Messenger.AddContact:output_type -> hearth.Contact
+	29, // 94: hearth.Messenger.Messages:output_type -> hearth.MessagesReply
+	29, // 95: hearth.Messenger.Search:output_type -> hearth.MessagesReply
+	30, // 96: hearth.Messenger.React:output_type -> hearth.Message
+	30, // 97: hearth.Messenger.Unsend:output_type -> hearth.Message
+	23, // 98: hearth.Messenger.SetTimer:output_type -> hearth.Contact
+	21, // 99: hearth.Messenger.Requests:output_type -> hearth.ContactsReply
+	23, // 100: hearth.Messenger.Accept:output_type -> hearth.Contact
+	41, // 101: hearth.Messenger.Decline:output_type -> hearth.DeclineReply
+	23, // 102: hearth.Messenger.Block:output_type -> hearth.Contact
+	23, // 103: hearth.Messenger.Unblock:output_type -> hearth.Contact
+	43, // 104: hearth.Messenger.Typing:output_type -> hearth.TypingReply
+	45, // 105: hearth.Messenger.Settings:output_type -> hearth.SettingsReply
+	45, // 106: hearth.Messenger.SetPicture:output_type -> hearth.SettingsReply
+	28, // 107: hearth.Messenger.Picture:output_type -> hearth.PictureReply
+	48, // 108: hearth.Messenger.Events:output_type -> hearth.Event
+	8,  // 109: hearth.Messenger.Restore:output_type -> hearth.MessengerState
+	8,  // 110: hearth.Messenger.ChangePIN:output_type -> hearth.MessengerState
+	8,  // 111: hearth.Messenger.SetDuress:output_type -> hearth.MessengerState
+	8,  // 112: hearth.Messenger.Lock:output_type -> hearth.MessengerState
+	23, // 113: hearth.Messenger.MarkUnread:output_type -> hearth.Contact
+	71, // 114: hearth.Messenger.Devices:output_type -> hearth.DevicesReply
+	72, // 115: hearth.Messenger.RenameDevice:output_type -> hearth.AccountDevice
+	75, // 116: hearth.Messenger.Link:output_type -> hearth.LinkReply
+	8,  // 117: hearth.Messenger.Join:output_type -> hearth.MessengerState
+	55, // 118: hearth.Messenger.Wipe:output_type -> hearth.WipeReply
+	57, // 119: hearth.Messenger.Groups:output_type -> hearth.GroupsReply
+	58, // 120: hearth.Messenger.GroupCreate:output_type -> hearth.Group
+	58, // 121: hearth.Messenger.GroupInvite:output_type -> hearth.Group
+	58, // 122: hearth.Messenger.GroupAccept:output_type -> hearth.Group
+	41, // 123: hearth.Messenger.GroupDecline:output_type -> hearth.DeclineReply
+	58, // 124: hearth.Messenger.GroupPromote:output_type -> hearth.Group
+	58, // 125: hearth.Messenger.GroupRemove:output_type -> hearth.Group
+	68, // 126: hearth.Messenger.GroupLeave:output_type -> hearth.GroupLeaveReply
+	58, // 127: hearth.Messenger.GroupRename:output_type -> hearth.Group
+	58, // 128: hearth.Messenger.GroupDescribe:output_type -> hearth.Group
+	58, // 129: hearth.Messenger.GroupSetPicture:output_type -> hearth.Group
+	30, // 130: hearth.Messenger.GroupDelete:output_type -> hearth.Message
+	58, // 131: hearth.Messenger.GroupDestroy:output_type -> hearth.Group
+	85, // [85:132] is the sub-list for method output_type
+	38, // [38:85] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_messenger_proto_init() }
@@ -3643,8 +5650,8 @@ func file_messenger_proto_init() {
 		(*FetchFileReply_Progress)(nil),
 		(*FetchFileReply_Data)(nil),
 	}
-	file_messenger_proto_msgTypes[34].OneofWrappers = []any{}
-	file_messenger_proto_msgTypes[37].OneofWrappers = []any{
+	file_messenger_proto_msgTypes[37].OneofWrappers = []any{}
+	file_messenger_proto_msgTypes[41].OneofWrappers = []any{
 		(*Event_State)(nil),
 		(*Event_Received)(nil),
 		(*Event_Sent)(nil),
@@ -3653,14 +5660,18 @@ func file_messenger_proto_init() {
 		(*Event_Info)(nil),
 		(*Event_Typing)(nil),
 		(*Event_Transfer)(nil),
+		(*Event_Group)(nil),
+		(*Event_Contacts)(nil),
+		(*Event_Settings)(nil),
+		(*Event_Device)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_messenger_proto_rawDesc), len(file_messenger_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   45,
+			NumEnums:      7,
+			NumMessages:   70,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

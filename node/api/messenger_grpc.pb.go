@@ -19,31 +19,53 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Messenger_State_FullMethodName      = "/hearth.Messenger/State"
-	Messenger_Create_FullMethodName     = "/hearth.Messenger/Create"
-	Messenger_Unlock_FullMethodName     = "/hearth.Messenger/Unlock"
-	Messenger_Phrase_FullMethodName     = "/hearth.Messenger/Phrase"
-	Messenger_Send_FullMethodName       = "/hearth.Messenger/Send"
-	Messenger_SendFile_FullMethodName   = "/hearth.Messenger/SendFile"
-	Messenger_FetchFile_FullMethodName  = "/hearth.Messenger/FetchFile"
-	Messenger_Contacts_FullMethodName   = "/hearth.Messenger/Contacts"
-	Messenger_AddContact_FullMethodName = "/hearth.Messenger/AddContact"
-	Messenger_Messages_FullMethodName   = "/hearth.Messenger/Messages"
-	Messenger_React_FullMethodName      = "/hearth.Messenger/React"
-	Messenger_Unsend_FullMethodName     = "/hearth.Messenger/Unsend"
-	Messenger_SetTimer_FullMethodName   = "/hearth.Messenger/SetTimer"
-	Messenger_Requests_FullMethodName   = "/hearth.Messenger/Requests"
-	Messenger_Accept_FullMethodName     = "/hearth.Messenger/Accept"
-	Messenger_Decline_FullMethodName    = "/hearth.Messenger/Decline"
-	Messenger_Block_FullMethodName      = "/hearth.Messenger/Block"
-	Messenger_Unblock_FullMethodName    = "/hearth.Messenger/Unblock"
-	Messenger_Typing_FullMethodName     = "/hearth.Messenger/Typing"
-	Messenger_Settings_FullMethodName   = "/hearth.Messenger/Settings"
-	Messenger_Events_FullMethodName     = "/hearth.Messenger/Events"
-	Messenger_Restore_FullMethodName    = "/hearth.Messenger/Restore"
-	Messenger_ChangePIN_FullMethodName  = "/hearth.Messenger/ChangePIN"
-	Messenger_Lock_FullMethodName       = "/hearth.Messenger/Lock"
-	Messenger_Wipe_FullMethodName       = "/hearth.Messenger/Wipe"
+	Messenger_State_FullMethodName           = "/hearth.Messenger/State"
+	Messenger_Create_FullMethodName          = "/hearth.Messenger/Create"
+	Messenger_Unlock_FullMethodName          = "/hearth.Messenger/Unlock"
+	Messenger_Phrase_FullMethodName          = "/hearth.Messenger/Phrase"
+	Messenger_Send_FullMethodName            = "/hearth.Messenger/Send"
+	Messenger_SendFile_FullMethodName        = "/hearth.Messenger/SendFile"
+	Messenger_FetchFile_FullMethodName       = "/hearth.Messenger/FetchFile"
+	Messenger_Contacts_FullMethodName        = "/hearth.Messenger/Contacts"
+	Messenger_AddContact_FullMethodName      = "/hearth.Messenger/AddContact"
+	Messenger_Messages_FullMethodName        = "/hearth.Messenger/Messages"
+	Messenger_Search_FullMethodName          = "/hearth.Messenger/Search"
+	Messenger_React_FullMethodName           = "/hearth.Messenger/React"
+	Messenger_Unsend_FullMethodName          = "/hearth.Messenger/Unsend"
+	Messenger_SetTimer_FullMethodName        = "/hearth.Messenger/SetTimer"
+	Messenger_Requests_FullMethodName        = "/hearth.Messenger/Requests"
+	Messenger_Accept_FullMethodName          = "/hearth.Messenger/Accept"
+	Messenger_Decline_FullMethodName         = "/hearth.Messenger/Decline"
+	Messenger_Block_FullMethodName           = "/hearth.Messenger/Block"
+	Messenger_Unblock_FullMethodName         = "/hearth.Messenger/Unblock"
+	Messenger_Typing_FullMethodName          = "/hearth.Messenger/Typing"
+	Messenger_Settings_FullMethodName        = "/hearth.Messenger/Settings"
+	Messenger_SetPicture_FullMethodName      = "/hearth.Messenger/SetPicture"
+	Messenger_Picture_FullMethodName         = "/hearth.Messenger/Picture"
+	Messenger_Events_FullMethodName          = "/hearth.Messenger/Events"
+	Messenger_Restore_FullMethodName         = "/hearth.Messenger/Restore"
+	Messenger_ChangePIN_FullMethodName       = "/hearth.Messenger/ChangePIN"
+	Messenger_SetDuress_FullMethodName       = "/hearth.Messenger/SetDuress"
+	Messenger_Lock_FullMethodName            = "/hearth.Messenger/Lock"
+	Messenger_MarkUnread_FullMethodName      = "/hearth.Messenger/MarkUnread"
+	Messenger_Devices_FullMethodName         = "/hearth.Messenger/Devices"
+	Messenger_RenameDevice_FullMethodName    = "/hearth.Messenger/RenameDevice"
+	Messenger_Link_FullMethodName            = "/hearth.Messenger/Link"
+	Messenger_Join_FullMethodName            = "/hearth.Messenger/Join"
+	Messenger_Wipe_FullMethodName            = "/hearth.Messenger/Wipe"
+	Messenger_Groups_FullMethodName          = "/hearth.Messenger/Groups"
+	Messenger_GroupCreate_FullMethodName     = "/hearth.Messenger/GroupCreate"
+	Messenger_GroupInvite_FullMethodName     = "/hearth.Messenger/GroupInvite"
+	Messenger_GroupAccept_FullMethodName     = "/hearth.Messenger/GroupAccept"
+	Messenger_GroupDecline_FullMethodName    = "/hearth.Messenger/GroupDecline"
+	Messenger_GroupPromote_FullMethodName    = "/hearth.Messenger/GroupPromote"
+	Messenger_GroupRemove_FullMethodName     = "/hearth.Messenger/GroupRemove"
+	Messenger_GroupLeave_FullMethodName      = "/hearth.Messenger/GroupLeave"
+	Messenger_GroupRename_FullMethodName     = "/hearth.Messenger/GroupRename"
+	Messenger_GroupDescribe_FullMethodName   = "/hearth.Messenger/GroupDescribe"
+	Messenger_GroupSetPicture_FullMethodName = "/hearth.Messenger/GroupSetPicture"
+	Messenger_GroupDelete_FullMethodName     = "/hearth.Messenger/GroupDelete"
+	Messenger_GroupDestroy_FullMethodName    = "/hearth.Messenger/GroupDestroy"
 )
 
 // MessengerClient is the client API for Messenger service.
@@ -68,15 +90,17 @@ type MessengerClient interface {
 	Send(ctx context.Context, in *SendRequest, opts ...grpc.CallOption) (*SendReply, error)
 	// SendFile sends a file of at most 10,000,000 bytes. The first request has the
 	// head, the others have the bytes, in pieces of at most 1 MiB. It returns as
-	// Send does; the upload goes on by itself. JPEG and PNG pictures lose what they
-	// say about place, time and camera. INVALID_ARGUMENT for a picture that cannot
-	// be read, RESOURCE_EXHAUSTED when the file or all waiting files are too large.
+	// Send does; the upload goes on by itself. JPEG, PNG, GIF and WebP pictures lose
+	// what they say about place, time and camera. INVALID_ARGUMENT for a picture from
+	// which that cannot be taken, as from HEIC, AVIF, TIFF and JPEG XL,
+	// RESOURCE_EXHAUSTED when the file or all waiting files are too large.
 	SendFile(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[SendFileRequest, SendReply], error)
 	// FetchFile gives the bytes of a file that came with a message, after it was
 	// checked as a whole: progress first, as long as the network is asked, then
-	// the bytes. A download that breaks off begins anew. FAILED_PRECONDITION for
-	// the file of somebody who is not a contact, NOT_FOUND when nobody keeps it any
-	// more, DATA_LOSS when it is not what the sender described.
+	// the bytes. A download that breaks off goes on where it was, over a restart as
+	// well. FAILED_PRECONDITION for the file of somebody who is not a contact,
+	// NOT_FOUND when nobody keeps it any more, DATA_LOSS when it is not what the
+	// sender described.
 	FetchFile(ctx context.Context, in *FetchFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchFileReply], error)
 	// Contacts lists everybody known, the latest conversation first.
 	Contacts(ctx context.Context, in *ContactsRequest, opts ...grpc.CallOption) (*ContactsReply, error)
@@ -84,6 +108,8 @@ type MessengerClient interface {
 	AddContact(ctx context.Context, in *AddContactRequest, opts ...grpc.CallOption) (*Contact, error)
 	// Messages lists one conversation, oldest first, and marks it read if asked.
 	Messages(ctx context.Context, in *MessagesRequest, opts ...grpc.CallOption) (*MessagesReply, error)
+	// Search finds messages that hold a text, in any case, the latest first.
+	Search(ctx context.Context, in *SearchRequest, opts ...grpc.CallOption) (*MessagesReply, error)
 	// React adds an emoji to a message, or takes the own one away.
 	// RESOURCE_EXHAUSTED for more than 20 a minute.
 	React(ctx context.Context, in *ReactRequest, opts ...grpc.CallOption) (*Message, error)
@@ -108,6 +134,14 @@ type MessengerClient interface {
 	Typing(ctx context.Context, in *TypingRequest, opts ...grpc.CallOption) (*TypingReply, error)
 	// Settings returns the settings after changing those that are given.
 	Settings(ctx context.Context, in *SettingsRequest, opts ...grpc.CallOption) (*SettingsReply, error)
+	// SetPicture chooses the picture that goes out with messages, in pieces of at
+	// most 1 MiB; without a piece there is none any more. INVALID_ARGUMENT for what
+	// is no picture. It returns when nodes keep it.
+	SetPicture(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[SetPictureRequest, SettingsReply], error)
+	// Picture gives the picture of a contact, or the owner's own, as a JPEG of at
+	// most 200 pixels each way. NOT_FOUND when they have none, FAILED_PRECONDITION
+	// for a stranger, whose picture is never fetched.
+	Picture(ctx context.Context, in *WhoRequest, opts ...grpc.CallOption) (*PictureReply, error)
 	// Events streams what happens from now on, until the caller leaves.
 	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
 	// Restore brings an account back from its recovery phrase and chooses its PIN.
@@ -115,12 +149,63 @@ type MessengerClient interface {
 	Restore(ctx context.Context, in *RestoreRequest, opts ...grpc.CallOption) (*MessengerState, error)
 	// ChangePIN chooses another PIN. PERMISSION_DENIED for a wrong old one.
 	ChangePIN(ctx context.Context, in *ChangePINRequest, opts ...grpc.CallOption) (*MessengerState, error)
+	// SetDuress chooses a PIN that wipes this device's account for good wherever its
+	// PIN is asked for, and opens an empty one in its place. INVALID_ARGUMENT when it
+	// is the PIN.
+	SetDuress(ctx context.Context, in *SetDuressRequest, opts ...grpc.CallOption) (*MessengerState, error)
 	// Lock closes the account: its keys leave the memory, its database is closed.
 	Lock(ctx context.Context, in *LockRequest, opts ...grpc.CallOption) (*MessengerState, error)
+	// MarkUnread marks a conversation by hand, on all devices, until it is read.
+	MarkUnread(ctx context.Context, in *WhoRequest, opts ...grpc.CallOption) (*Contact, error)
+	// Devices lists the devices of the account, and which is this one. None of them
+	// is new any more afterwards.
+	Devices(ctx context.Context, in *DevicesRequest, opts ...grpc.CallOption) (*DevicesReply, error)
+	// RenameDevice chooses what this device is called among them.
+	RenameDevice(ctx context.Context, in *RenameDeviceRequest, opts ...grpc.CallOption) (*AccountDevice, error)
+	// Link gives a code with which another device gets the account, once, within
+	// some minutes. The PIN is asked for each time: whoever sees the code can have
+	// the account. An earlier code is of no use any more.
+	Link(ctx context.Context, in *LinkRequest, opts ...grpc.CallOption) (*LinkReply, error)
+	// Join makes this device one of the account whose device shows the code, and
+	// chooses its PIN. INVALID_ARGUMENT for a mistyped code, NOT_FOUND when nothing
+	// waits under it, FAILED_PRECONDITION when it is over or has been used.
+	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*MessengerState, error)
 	// Wipe removes the account for good: what its swarm keeps for it, the
 	// conversations, and the sealed seed. Only the recovery phrase brings the
 	// account back then, and none of its messages.
 	Wipe(ctx context.Context, in *WipeRequest, opts ...grpc.CallOption) (*WipeReply, error)
+	// Groups lists the closed groups: those that the owner is in, those that invite
+	// them, and those that are over. Send, SendFile, FetchFile, Messages, Search,
+	// React, Unsend, SetTimer and Picture take the ID or the name of a group where
+	// they take that of a contact.
+	Groups(ctx context.Context, in *GroupsRequest, opts ...grpc.CallOption) (*GroupsReply, error)
+	// GroupCreate makes a group, whose admin the owner is, and invites people. Like
+	// all changes of a group it is written down, and returns when the group's swarm
+	// has it, or after a while: it then goes on by itself, also after a restart.
+	GroupCreate(ctx context.Context, in *GroupCreateRequest, opts ...grpc.CallOption) (*Group, error)
+	// GroupInvite invites people, or once more those who have not answered.
+	// PERMISSION_DENIED, like everything below, for those who are no admin, except
+	// GroupAccept, GroupDecline and GroupLeave.
+	GroupInvite(ctx context.Context, in *GroupInviteRequest, opts ...grpc.CallOption) (*Group, error)
+	// GroupAccept answers an invitation; GroupDecline deletes one, and nothing is sent.
+	GroupAccept(ctx context.Context, in *GroupRequest, opts ...grpc.CallOption) (*Group, error)
+	GroupDecline(ctx context.Context, in *GroupRequest, opts ...grpc.CallOption) (*DeclineReply, error)
+	// GroupPromote makes admins of members, which nobody can take back.
+	GroupPromote(ctx context.Context, in *GroupMembersRequest, opts ...grpc.CallOption) (*Group, error)
+	// GroupRemove removes members. They cannot read what is written afterwards.
+	GroupRemove(ctx context.Context, in *GroupRemoveRequest, opts ...grpc.CallOption) (*Group, error)
+	// GroupLeave tells the others, and deletes the group here, as it does one that is
+	// over. Without another admin the group ends for everybody.
+	GroupLeave(ctx context.Context, in *GroupRequest, opts ...grpc.CallOption) (*GroupLeaveReply, error)
+	GroupRename(ctx context.Context, in *GroupTextRequest, opts ...grpc.CallOption) (*Group, error)
+	GroupDescribe(ctx context.Context, in *GroupTextRequest, opts ...grpc.CallOption) (*Group, error)
+	// GroupSetPicture is SetPicture for a group. The first request has the group.
+	GroupSetPicture(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[GroupSetPictureRequest, Group], error)
+	// GroupDelete deletes a message for all members: an admin anybody's, others
+	// their own, which is what Unsend does.
+	GroupDelete(ctx context.Context, in *GroupDeleteRequest, opts ...grpc.CallOption) (*Message, error)
+	// GroupDestroy ends a group for everybody.
+	GroupDestroy(ctx context.Context, in *GroupRequest, opts ...grpc.CallOption) (*Group, error)
 }
 
 type messengerClient struct {
@@ -243,6 +328,16 @@ func (c *messengerClient) Messages(ctx context.Context, in *MessagesRequest, opt
 	return out, nil
 }
 
+func (c *messengerClient) Search(ctx context.Context, in *SearchRequest, opts ...grpc.CallOption) (*MessagesReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MessagesReply)
+	err := c.cc.Invoke(ctx, Messenger_Search_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *messengerClient) React(ctx context.Context, in *ReactRequest, opts ...grpc.CallOption) (*Message, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Message)
@@ -343,9 +438,32 @@ func (c *messengerClient) Settings(ctx context.Context, in *SettingsRequest, opt
 	return out, nil
 }
 
+func (c *messengerClient) SetPicture(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[SetPictureRequest, SettingsReply], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Messenger_ServiceDesc.Streams[2], Messenger_SetPicture_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SetPictureRequest, SettingsReply]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Messenger_SetPictureClient = grpc.ClientStreamingClient[SetPictureRequest, SettingsReply]
+
+func (c *messengerClient) Picture(ctx context.Context, in *WhoRequest, opts ...grpc.CallOption) (*PictureReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PictureReply)
+	err := c.cc.Invoke(ctx, Messenger_Picture_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *messengerClient) Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Messenger_ServiceDesc.Streams[2], Messenger_Events_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Messenger_ServiceDesc.Streams[3], Messenger_Events_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -382,6 +500,16 @@ func (c *messengerClient) ChangePIN(ctx context.Context, in *ChangePINRequest, o
 	return out, nil
 }
 
+func (c *messengerClient) SetDuress(ctx context.Context, in *SetDuressRequest, opts ...grpc.CallOption) (*MessengerState, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MessengerState)
+	err := c.cc.Invoke(ctx, Messenger_SetDuress_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *messengerClient) Lock(ctx context.Context, in *LockRequest, opts ...grpc.CallOption) (*MessengerState, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(MessengerState)
@@ -392,10 +520,193 @@ func (c *messengerClient) Lock(ctx context.Context, in *LockRequest, opts ...grp
 	return out, nil
 }
 
+func (c *messengerClient) MarkUnread(ctx context.Context, in *WhoRequest, opts ...grpc.CallOption) (*Contact, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Contact)
+	err := c.cc.Invoke(ctx, Messenger_MarkUnread_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) Devices(ctx context.Context, in *DevicesRequest, opts ...grpc.CallOption) (*DevicesReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DevicesReply)
+	err := c.cc.Invoke(ctx, Messenger_Devices_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) RenameDevice(ctx context.Context, in *RenameDeviceRequest, opts ...grpc.CallOption) (*AccountDevice, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AccountDevice)
+	err := c.cc.Invoke(ctx, Messenger_RenameDevice_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) Link(ctx context.Context, in *LinkRequest, opts ...grpc.CallOption) (*LinkReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LinkReply)
+	err := c.cc.Invoke(ctx, Messenger_Link_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*MessengerState, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MessengerState)
+	err := c.cc.Invoke(ctx, Messenger_Join_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *messengerClient) Wipe(ctx context.Context, in *WipeRequest, opts ...grpc.CallOption) (*WipeReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(WipeReply)
 	err := c.cc.Invoke(ctx, Messenger_Wipe_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) Groups(ctx context.Context, in *GroupsRequest, opts ...grpc.CallOption) (*GroupsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GroupsReply)
+	err := c.cc.Invoke(ctx, Messenger_Groups_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) GroupCreate(ctx context.Context, in *GroupCreateRequest, opts ...grpc.CallOption) (*Group, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Group)
+	err := c.cc.Invoke(ctx, Messenger_GroupCreate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) GroupInvite(ctx context.Context, in *GroupInviteRequest, opts ...grpc.CallOption) (*Group, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Group)
+	err := c.cc.Invoke(ctx, Messenger_GroupInvite_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) GroupAccept(ctx context.Context, in *GroupRequest, opts ...grpc.CallOption) (*Group, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Group)
+	err := c.cc.Invoke(ctx, Messenger_GroupAccept_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) GroupDecline(ctx context.Context, in *GroupRequest, opts ...grpc.CallOption) (*DeclineReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeclineReply)
+	err := c.cc.Invoke(ctx, Messenger_GroupDecline_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) GroupPromote(ctx context.Context, in *GroupMembersRequest, opts ...grpc.CallOption) (*Group, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Group)
+	err := c.cc.Invoke(ctx, Messenger_GroupPromote_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) GroupRemove(ctx context.Context, in *GroupRemoveRequest, opts ...grpc.CallOption) (*Group, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Group)
+	err := c.cc.Invoke(ctx, Messenger_GroupRemove_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) GroupLeave(ctx context.Context, in *GroupRequest, opts ...grpc.CallOption) (*GroupLeaveReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GroupLeaveReply)
+	err := c.cc.Invoke(ctx, Messenger_GroupLeave_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) GroupRename(ctx context.Context, in *GroupTextRequest, opts ...grpc.CallOption) (*Group, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Group)
+	err := c.cc.Invoke(ctx, Messenger_GroupRename_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) GroupDescribe(ctx context.Context, in *GroupTextRequest, opts ...grpc.CallOption) (*Group, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Group)
+	err := c.cc.Invoke(ctx, Messenger_GroupDescribe_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) GroupSetPicture(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[GroupSetPictureRequest, Group], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Messenger_ServiceDesc.Streams[4], Messenger_GroupSetPicture_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[GroupSetPictureRequest, Group]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Messenger_GroupSetPictureClient = grpc.ClientStreamingClient[GroupSetPictureRequest, Group]
+
+func (c *messengerClient) GroupDelete(ctx context.Context, in *GroupDeleteRequest, opts ...grpc.CallOption) (*Message, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Message)
+	err := c.cc.Invoke(ctx, Messenger_GroupDelete_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *messengerClient) GroupDestroy(ctx context.Context, in *GroupRequest, opts ...grpc.CallOption) (*Group, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Group)
+	err := c.cc.Invoke(ctx, Messenger_GroupDestroy_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -424,15 +735,17 @@ type MessengerServer interface {
 	Send(context.Context, *SendRequest) (*SendReply, error)
 	// SendFile sends a file of at most 10,000,000 bytes. The first request has the
 	// head, the others have the bytes, in pieces of at most 1 MiB. It returns as
-	// Send does; the upload goes on by itself. JPEG and PNG pictures lose what they
-	// say about place, time and camera. INVALID_ARGUMENT for a picture that cannot
-	// be read, RESOURCE_EXHAUSTED when the file or all waiting files are too large.
+	// Send does; the upload goes on by itself. JPEG, PNG, GIF and WebP pictures lose
+	// what they say about place, time and camera. INVALID_ARGUMENT for a picture from
+	// which that cannot be taken, as from HEIC, AVIF, TIFF and JPEG XL,
+	// RESOURCE_EXHAUSTED when the file or all waiting files are too large.
 	SendFile(grpc.ClientStreamingServer[SendFileRequest, SendReply]) error
 	// FetchFile gives the bytes of a file that came with a message, after it was
 	// checked as a whole: progress first, as long as the network is asked, then
-	// the bytes. A download that breaks off begins anew. FAILED_PRECONDITION for
-	// the file of somebody who is not a contact, NOT_FOUND when nobody keeps it any
-	// more, DATA_LOSS when it is not what the sender described.
+	// the bytes. A download that breaks off goes on where it was, over a restart as
+	// well. FAILED_PRECONDITION for the file of somebody who is not a contact,
+	// NOT_FOUND when nobody keeps it any more, DATA_LOSS when it is not what the
+	// sender described.
 	FetchFile(*FetchFileRequest, grpc.ServerStreamingServer[FetchFileReply]) error
 	// Contacts lists everybody known, the latest conversation first.
 	Contacts(context.Context, *ContactsRequest) (*ContactsReply, error)
@@ -440,6 +753,8 @@ type MessengerServer interface {
 	AddContact(context.Context, *AddContactRequest) (*Contact, error)
 	// Messages lists one conversation, oldest first, and marks it read if asked.
 	Messages(context.Context, *MessagesRequest) (*MessagesReply, error)
+	// Search finds messages that hold a text, in any case, the latest first.
+	Search(context.Context, *SearchRequest) (*MessagesReply, error)
 	// React adds an emoji to a message, or takes the own one away.
 	// RESOURCE_EXHAUSTED for more than 20 a minute.
 	React(context.Context, *ReactRequest) (*Message, error)
@@ -464,6 +779,14 @@ type MessengerServer interface {
 	Typing(context.Context, *TypingRequest) (*TypingReply, error)
 	// Settings returns the settings after changing those that are given.
 	Settings(context.Context, *SettingsRequest) (*SettingsReply, error)
+	// SetPicture chooses the picture that goes out with messages, in pieces of at
+	// most 1 MiB; without a piece there is none any more. INVALID_ARGUMENT for what
+	// is no picture. It returns when nodes keep it.
+	SetPicture(grpc.ClientStreamingServer[SetPictureRequest, SettingsReply]) error
+	// Picture gives the picture of a contact, or the owner's own, as a JPEG of at
+	// most 200 pixels each way. NOT_FOUND when they have none, FAILED_PRECONDITION
+	// for a stranger, whose picture is never fetched.
+	Picture(context.Context, *WhoRequest) (*PictureReply, error)
 	// Events streams what happens from now on, until the caller leaves.
 	Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error
 	// Restore brings an account back from its recovery phrase and chooses its PIN.
@@ -471,12 +794,63 @@ type MessengerServer interface {
 	Restore(context.Context, *RestoreRequest) (*MessengerState, error)
 	// ChangePIN chooses another PIN. PERMISSION_DENIED for a wrong old one.
 	ChangePIN(context.Context, *ChangePINRequest) (*MessengerState, error)
+	// SetDuress chooses a PIN that wipes this device's account for good wherever its
+	// PIN is asked for, and opens an empty one in its place. INVALID_ARGUMENT when it
+	// is the PIN.
+	SetDuress(context.Context, *SetDuressRequest) (*MessengerState, error)
 	// Lock closes the account: its keys leave the memory, its database is closed.
 	Lock(context.Context, *LockRequest) (*MessengerState, error)
+	// MarkUnread marks a conversation by hand, on all devices, until it is read.
+	MarkUnread(context.Context, *WhoRequest) (*Contact, error)
+	// Devices lists the devices of the account, and which is this one. None of them
+	// is new any more afterwards.
+	Devices(context.Context, *DevicesRequest) (*DevicesReply, error)
+	// RenameDevice chooses what this device is called among them.
+	RenameDevice(context.Context, *RenameDeviceRequest) (*AccountDevice, error)
+	// Link gives a code with which another device gets the account, once, within
+	// some minutes. The PIN is asked for each time: whoever sees the code can have
+	// the account. An earlier code is of no use any more.
+	Link(context.Context, *LinkRequest) (*LinkReply, error)
+	// Join makes this device one of the account whose device shows the code, and
+	// chooses its PIN. INVALID_ARGUMENT for a mistyped code, NOT_FOUND when nothing
+	// waits under it, FAILED_PRECONDITION when it is over or has been used.
+	Join(context.Context, *JoinRequest) (*MessengerState, error)
 	// Wipe removes the account for good: what its swarm keeps for it, the
 	// conversations, and the sealed seed. Only the recovery phrase brings the
 	// account back then, and none of its messages.
 	Wipe(context.Context, *WipeRequest) (*WipeReply, error)
+	// Groups lists the closed groups: those that the owner is in, those that invite
+	// them, and those that are over. Send, SendFile, FetchFile, Messages, Search,
+	// React, Unsend, SetTimer and Picture take the ID or the name of a group where
+	// they take that of a contact.
+	Groups(context.Context, *GroupsRequest) (*GroupsReply, error)
+	// GroupCreate makes a group, whose admin the owner is, and invites people. Like
+	// all changes of a group it is written down, and returns when the group's swarm
+	// has it, or after a while: it then goes on by itself, also after a restart.
+	GroupCreate(context.Context, *GroupCreateRequest) (*Group, error)
+	// GroupInvite invites people, or once more those who have not answered.
+	// PERMISSION_DENIED, like everything below, for those who are no admin, except
+	// GroupAccept, GroupDecline and GroupLeave.
+	GroupInvite(context.Context, *GroupInviteRequest) (*Group, error)
+	// GroupAccept answers an invitation; GroupDecline deletes one, and nothing is sent.
+	GroupAccept(context.Context, *GroupRequest) (*Group, error)
+	GroupDecline(context.Context, *GroupRequest) (*DeclineReply, error)
+	// GroupPromote makes admins of members, which nobody can take back.
+	GroupPromote(context.Context, *GroupMembersRequest) (*Group, error)
+	// GroupRemove removes members. They cannot read what is written afterwards.
+	GroupRemove(context.Context, *GroupRemoveRequest) (*Group, error)
+	// GroupLeave tells the others, and deletes the group here, as it does one that is
+	// over. Without another admin the group ends for everybody.
+	GroupLeave(context.Context, *GroupRequest) (*GroupLeaveReply, error)
+	GroupRename(context.Context, *GroupTextRequest) (*Group, error)
+	GroupDescribe(context.Context, *GroupTextRequest) (*Group, error)
+	// GroupSetPicture is SetPicture for a group. The first request has the group.
+	GroupSetPicture(grpc.ClientStreamingServer[GroupSetPictureRequest, Group]) error
+	// GroupDelete deletes a message for all members: an admin anybody's, others
+	// their own, which is what Unsend does.
+	GroupDelete(context.Context, *GroupDeleteRequest) (*Message, error)
+	// GroupDestroy ends a group for everybody.
+	GroupDestroy(context.Context, *GroupRequest) (*Group, error)
 	mustEmbedUnimplementedMessengerServer()
 }
 
@@ -517,6 +891,9 @@ func (UnimplementedMessengerServer) AddContact(context.Context, *AddContactReque
 func (UnimplementedMessengerServer) Messages(context.Context, *MessagesRequest) (*MessagesReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Messages not implemented")
 }
+func (UnimplementedMessengerServer) Search(context.Context, *SearchRequest) (*MessagesReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Search not implemented")
+}
 func (UnimplementedMessengerServer) React(context.Context, *ReactRequest) (*Message, error) {
 	return nil, status.Error(codes.Unimplemented, "method React not implemented")
 }
@@ -547,6 +924,12 @@ func (UnimplementedMessengerServer) Typing(context.Context, *TypingRequest) (*Ty
 func (UnimplementedMessengerServer) Settings(context.Context, *SettingsRequest) (*SettingsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Settings not implemented")
 }
+func (UnimplementedMessengerServer) SetPicture(grpc.ClientStreamingServer[SetPictureRequest, SettingsReply]) error {
+	return status.Error(codes.Unimplemented, "method SetPicture not implemented")
+}
+func (UnimplementedMessengerServer) Picture(context.Context, *WhoRequest) (*PictureReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Picture not implemented")
+}
 func (UnimplementedMessengerServer) Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error {
 	return status.Error(codes.Unimplemented, "method Events not implemented")
 }
@@ -556,11 +939,68 @@ func (UnimplementedMessengerServer) Restore(context.Context, *RestoreRequest) (*
 func (UnimplementedMessengerServer) ChangePIN(context.Context, *ChangePINRequest) (*MessengerState, error) {
 	return nil, status.Error(codes.Unimplemented, "method ChangePIN not implemented")
 }
+func (UnimplementedMessengerServer) SetDuress(context.Context, *SetDuressRequest) (*MessengerState, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetDuress not implemented")
+}
 func (UnimplementedMessengerServer) Lock(context.Context, *LockRequest) (*MessengerState, error) {
 	return nil, status.Error(codes.Unimplemented, "method Lock not implemented")
 }
+func (UnimplementedMessengerServer) MarkUnread(context.Context, *WhoRequest) (*Contact, error) {
+	return nil, status.Error(codes.Unimplemented, "method MarkUnread not implemented")
+}
+func (UnimplementedMessengerServer) Devices(context.Context, *DevicesRequest) (*DevicesReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Devices not implemented")
+}
+func (UnimplementedMessengerServer) RenameDevice(context.Context, *RenameDeviceRequest) (*AccountDevice, error) {
+	return nil, status.Error(codes.Unimplemented, "method RenameDevice not implemented")
+}
+func (UnimplementedMessengerServer) Link(context.Context, *LinkRequest) (*LinkReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Link not implemented")
+}
+func (UnimplementedMessengerServer) Join(context.Context, *JoinRequest) (*MessengerState, error) {
+	return nil, status.Error(codes.Unimplemented, "method Join not implemented")
+}
 func (UnimplementedMessengerServer) Wipe(context.Context, *WipeRequest) (*WipeReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Wipe not implemented")
+}
+func (UnimplementedMessengerServer) Groups(context.Context, *GroupsRequest) (*GroupsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Groups not implemented")
+}
+func (UnimplementedMessengerServer) GroupCreate(context.Context, *GroupCreateRequest) (*Group, error) {
+	return nil, status.Error(codes.Unimplemented, "method GroupCreate not implemented")
+}
+func (UnimplementedMessengerServer) GroupInvite(context.Context, *GroupInviteRequest) (*Group, error) {
+	return nil, status.Error(codes.Unimplemented, "method GroupInvite not implemented")
+}
+func (UnimplementedMessengerServer) GroupAccept(context.Context, *GroupRequest) (*Group, error) {
+	return nil, status.Error(codes.Unimplemented, "method GroupAccept not implemented")
+}
+func (UnimplementedMessengerServer) GroupDecline(context.Context, *GroupRequest) (*DeclineReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method GroupDecline not implemented")
+}
+func (UnimplementedMessengerServer) GroupPromote(context.Context, *GroupMembersRequest) (*Group, error) {
+	return nil, status.Error(codes.Unimplemented, "method GroupPromote not implemented")
+}
+func (UnimplementedMessengerServer) GroupRemove(context.Context, *GroupRemoveRequest) (*Group, error) {
+	return nil, status.Error(codes.Unimplemented, "method GroupRemove not implemented")
+}
+func (UnimplementedMessengerServer) GroupLeave(context.Context, *GroupRequest) (*GroupLeaveReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method GroupLeave not implemented")
+}
+func (UnimplementedMessengerServer) GroupRename(context.Context, *GroupTextRequest) (*Group, error) {
+	return nil, status.Error(codes.Unimplemented, "method GroupRename not implemented")
+}
+func (UnimplementedMessengerServer) GroupDescribe(context.Context, *GroupTextRequest) (*Group, error) {
+	return nil, status.Error(codes.Unimplemented, "method GroupDescribe not implemented")
+}
+func (UnimplementedMessengerServer) GroupSetPicture(grpc.ClientStreamingServer[GroupSetPictureRequest, Group]) error {
+	return status.Error(codes.Unimplemented, "method GroupSetPicture not implemented")
+}
+func (UnimplementedMessengerServer) GroupDelete(context.Context, *GroupDeleteRequest) (*Message, error) {
+	return nil, status.Error(codes.Unimplemented, "method GroupDelete not implemented")
+}
+func (UnimplementedMessengerServer) GroupDestroy(context.Context, *GroupRequest) (*Group, error) {
+	return nil, status.Error(codes.Unimplemented, "method GroupDestroy not implemented")
 }
 func (UnimplementedMessengerServer) mustEmbedUnimplementedMessengerServer() {}
 func (UnimplementedMessengerServer) testEmbeddedByValue()                   {}
@@ -745,6 +1185,24 @@ func _Messenger_Messages_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Messenger_Search_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SearchRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).Search(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_Search_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).Search(ctx, req.(*SearchRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Messenger_React_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReactRequest)
 	if err := dec(in); err != nil {
@@ -925,6 +1383,31 @@ func _Messenger_Settings_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Messenger_SetPicture_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(MessengerServer).SetPicture(&grpc.GenericServerStream[SetPictureRequest, SettingsReply]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Messenger_SetPictureServer = grpc.ClientStreamingServer[SetPictureRequest, SettingsReply]
+
+func _Messenger_Picture_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WhoRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).Picture(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_Picture_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).Picture(ctx, req.(*WhoRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Messenger_Events_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(EventsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -972,6 +1455,24 @@ func _Messenger_ChangePIN_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Messenger_SetDuress_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetDuressRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).SetDuress(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_SetDuress_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).SetDuress(ctx, req.(*SetDuressRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Messenger_Lock_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(LockRequest)
 	if err := dec(in); err != nil {
@@ -990,6 +1491,96 @@ func _Messenger_Lock_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Messenger_MarkUnread_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WhoRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).MarkUnread(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_MarkUnread_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).MarkUnread(ctx, req.(*WhoRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_Devices_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DevicesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).Devices(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_Devices_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).Devices(ctx, req.(*DevicesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_RenameDevice_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenameDeviceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).RenameDevice(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_RenameDevice_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).RenameDevice(ctx, req.(*RenameDeviceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_Link_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LinkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).Link(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_Link_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).Link(ctx, req.(*LinkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_Join_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(JoinRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).Join(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_Join_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).Join(ctx, req.(*JoinRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Messenger_Wipe_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(WipeRequest)
 	if err := dec(in); err != nil {
@@ -1004,6 +1595,229 @@ func _Messenger_Wipe_Handler(srv interface{}, ctx context.Context, dec func(inte
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(MessengerServer).Wipe(ctx, req.(*WipeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_Groups_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GroupsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).Groups(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_Groups_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).Groups(ctx, req.(*GroupsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_GroupCreate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GroupCreateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).GroupCreate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_GroupCreate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).GroupCreate(ctx, req.(*GroupCreateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_GroupInvite_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GroupInviteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).GroupInvite(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_GroupInvite_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).GroupInvite(ctx, req.(*GroupInviteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_GroupAccept_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GroupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).GroupAccept(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_GroupAccept_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).GroupAccept(ctx, req.(*GroupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_GroupDecline_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GroupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).GroupDecline(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_GroupDecline_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).GroupDecline(ctx, req.(*GroupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_GroupPromote_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GroupMembersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).GroupPromote(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_GroupPromote_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).GroupPromote(ctx, req.(*GroupMembersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_GroupRemove_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GroupRemoveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).GroupRemove(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_GroupRemove_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).GroupRemove(ctx, req.(*GroupRemoveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_GroupLeave_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GroupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).GroupLeave(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_GroupLeave_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).GroupLeave(ctx, req.(*GroupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_GroupRename_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GroupTextRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).GroupRename(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_GroupRename_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).GroupRename(ctx, req.(*GroupTextRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_GroupDescribe_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GroupTextRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).GroupDescribe(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_GroupDescribe_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).GroupDescribe(ctx, req.(*GroupTextRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_GroupSetPicture_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(MessengerServer).GroupSetPicture(&grpc.GenericServerStream[GroupSetPictureRequest, Group]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Messenger_GroupSetPictureServer = grpc.ClientStreamingServer[GroupSetPictureRequest, Group]
+
+func _Messenger_GroupDelete_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GroupDeleteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).GroupDelete(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_GroupDelete_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).GroupDelete(ctx, req.(*GroupDeleteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Messenger_GroupDestroy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GroupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MessengerServer).GroupDestroy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Messenger_GroupDestroy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MessengerServer).GroupDestroy(ctx, req.(*GroupRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1048,6 +1862,10 @@ var Messenger_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Messenger_Messages_Handler,
 		},
 		{
+			MethodName: "Search",
+			Handler:    _Messenger_Search_Handler,
+		},
+		{
 			MethodName: "React",
 			Handler:    _Messenger_React_Handler,
 		},
@@ -1088,6 +1906,10 @@ var Messenger_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Messenger_Settings_Handler,
 		},
 		{
+			MethodName: "Picture",
+			Handler:    _Messenger_Picture_Handler,
+		},
+		{
 			MethodName: "Restore",
 			Handler:    _Messenger_Restore_Handler,
 		},
@@ -1096,12 +1918,84 @@ var Messenger_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Messenger_ChangePIN_Handler,
 		},
 		{
+			MethodName: "SetDuress",
+			Handler:    _Messenger_SetDuress_Handler,
+		},
+		{
 			MethodName: "Lock",
 			Handler:    _Messenger_Lock_Handler,
 		},
 		{
+			MethodName: "MarkUnread",
+			Handler:    _Messenger_MarkUnread_Handler,
+		},
+		{
+			MethodName: "Devices",
+			Handler:    _Messenger_Devices_Handler,
+		},
+		{
+			MethodName: "RenameDevice",
+			Handler:    _Messenger_RenameDevice_Handler,
+		},
+		{
+			MethodName: "Link",
+			Handler:    _Messenger_Link_Handler,
+		},
+		{
+			MethodName: "Join",
+			Handler:    _Messenger_Join_Handler,
+		},
+		{
 			MethodName: "Wipe",
 			Handler:    _Messenger_Wipe_Handler,
+		},
+		{
+			MethodName: "Groups",
+			Handler:    _Messenger_Groups_Handler,
+		},
+		{
+			MethodName: "GroupCreate",
+			Handler:    _Messenger_GroupCreate_Handler,
+		},
+		{
+			MethodName: "GroupInvite",
+			Handler:    _Messenger_GroupInvite_Handler,
+		},
+		{
+			MethodName: "GroupAccept",
+			Handler:    _Messenger_GroupAccept_Handler,
+		},
+		{
+			MethodName: "GroupDecline",
+			Handler:    _Messenger_GroupDecline_Handler,
+		},
+		{
+			MethodName: "GroupPromote",
+			Handler:    _Messenger_GroupPromote_Handler,
+		},
+		{
+			MethodName: "GroupRemove",
+			Handler:    _Messenger_GroupRemove_Handler,
+		},
+		{
+			MethodName: "GroupLeave",
+			Handler:    _Messenger_GroupLeave_Handler,
+		},
+		{
+			MethodName: "GroupRename",
+			Handler:    _Messenger_GroupRename_Handler,
+		},
+		{
+			MethodName: "GroupDescribe",
+			Handler:    _Messenger_GroupDescribe_Handler,
+		},
+		{
+			MethodName: "GroupDelete",
+			Handler:    _Messenger_GroupDelete_Handler,
+		},
+		{
+			MethodName: "GroupDestroy",
+			Handler:    _Messenger_GroupDestroy_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
@@ -1116,9 +2010,19 @@ var Messenger_ServiceDesc = grpc.ServiceDesc{
 			ServerStreams: true,
 		},
 		{
+			StreamName:    "SetPicture",
+			Handler:       _Messenger_SetPicture_Handler,
+			ClientStreams: true,
+		},
+		{
 			StreamName:    "Events",
 			Handler:       _Messenger_Events_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "GroupSetPicture",
+			Handler:       _Messenger_GroupSetPicture_Handler,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "messenger.proto",

@@ -21,6 +21,64 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type PlanRequest_Step int32
+
+const (
+	PlanRequest_UNKNOWN    PlanRequest_Step = 0
+	PlanRequest_STAKE      PlanRequest_Step = 1 // for this device's node
+	PlanRequest_CONTRIBUTE PlanRequest_Step = 2 // to a node that waits for contributors
+	PlanRequest_UNSTAKE    PlanRequest_Step = 3
+	PlanRequest_CLAIM      PlanRequest_Step = 4
+	PlanRequest_PAY        PlanRequest_Step = 5
+)
+
+// Enum value maps for PlanRequest_Step.
+var (
+	PlanRequest_Step_name = map[int32]string{
+		0: "UNKNOWN",
+		1: "STAKE",
+		2: "CONTRIBUTE",
+		3: "UNSTAKE",
+		4: "CLAIM",
+		5: "PAY",
+	}
+	PlanRequest_Step_value = map[string]int32{
+		"UNKNOWN":    0,
+		"STAKE":      1,
+		"CONTRIBUTE": 2,
+		"UNSTAKE":    3,
+		"CLAIM":      4,
+		"PAY":        5,
+	}
+)
+
+func (x PlanRequest_Step) Enum() *PlanRequest_Step {
+	p := new(PlanRequest_Step)
+	*p = x
+	return p
+}
+
+func (x PlanRequest_Step) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PlanRequest_Step) Descriptor() protoreflect.EnumDescriptor {
+	return file_node_proto_enumTypes[0].Descriptor()
+}
+
+func (PlanRequest_Step) Type() protoreflect.EnumType {
+	return &file_node_proto_enumTypes[0]
+}
+
+func (x PlanRequest_Step) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PlanRequest_Step.Descriptor instead.
+func (PlanRequest_Step) EnumDescriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{11, 0}
+}
+
 type NodeStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -79,6 +137,7 @@ type NodeStatus struct {
 	Failing       uint32                 `protobuf:"varint,18,opt,name=failing,proto3" json:"failing,omitempty"`                              // other nodes that did not
 	Heard         int64                  `protobuf:"varint,19,opt,name=heard,proto3" json:"heard,omitempty"`                                  // when another node tested this one last, Unix milliseconds; 0 for never
 	ReachTrouble  string                 `protobuf:"bytes,20,opt,name=reach_trouble,json=reachTrouble,proto3" json:"reach_trouble,omitempty"` // what seems wrong with this node's own connection; for people
+	Ledger        *LedgerStatus          `protobuf:"bytes,21,opt,name=ledger,proto3" json:"ledger,omitempty"`                                 // missing in a network without a ledger
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -253,6 +312,187 @@ func (x *NodeStatus) GetReachTrouble() string {
 	return ""
 }
 
+func (x *NodeStatus) GetLedger() *LedgerStatus {
+	if x != nil {
+		return x.Ledger
+	}
+	return nil
+}
+
+// LedgerStatus is how the staking ledger does, and this node in it. Amounts are
+// in units, 10^9 to a coin; times are Unix milliseconds.
+type LedgerStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chain         string                 `protobuf:"bytes,1,opt,name=chain,proto3" json:"chain,omitempty"`    // its id
+	Height        int64                  `protobuf:"varint,2,opt,name=height,proto3" json:"height,omitempty"` // of the newest block here
+	Time          int64                  `protobuf:"varint,3,opt,name=time,proto3" json:"time,omitempty"`     // that stands in it
+	Seen          int64                  `protobuf:"varint,4,opt,name=seen,proto3" json:"seen,omitempty"`     // when this node got it
+	Peers         uint32                 `protobuf:"varint,5,opt,name=peers,proto3" json:"peers,omitempty"`
+	Syncing       bool                   `protobuf:"varint,6,opt,name=syncing,proto3" json:"syncing,omitempty"`         // older blocks are still being fetched
+	Halted        bool                   `protobuf:"varint,7,opt,name=halted,proto3" json:"halted,omitempty"`           // no new blocks though it is time
+	Trouble       string                 `protobuf:"bytes,8,opt,name=trouble,proto3" json:"trouble,omitempty"`          // for people, empty when all is well
+	Standing      string                 `protobuf:"bytes,9,opt,name=standing,proto3" json:"standing,omitempty"`        // of this node, as ledger.Status has it, or none
+	Explanation   string                 `protobuf:"bytes,10,opt,name=explanation,proto3" json:"explanation,omitempty"` // the same for people
+	Stake         uint64                 `protobuf:"varint,11,opt,name=stake,proto3" json:"stake,omitempty"`
+	Credit        int64                  `protobuf:"varint,12,opt,name=credit,proto3" json:"credit,omitempty"`       // seconds for which the node could be away now
+	Committee     bool                   `protobuf:"varint,13,opt,name=committee,proto3" json:"committee,omitempty"` // it decides on blocks
+	List          string                 `protobuf:"bytes,14,opt,name=list,proto3" json:"list,omitempty"`            // hash of the newest list of nodes, hex
+	Active        uint32                 `protobuf:"varint,15,opt,name=active,proto3" json:"active,omitempty"`       // nodes in service
+	Root          string                 `protobuf:"bytes,16,opt,name=root,proto3" json:"root,omitempty"`            // hash of the whole state after that block, hex
+	Trust         string                 `protobuf:"bytes,17,opt,name=trust,proto3" json:"trust,omitempty"`          // a header to begin proofs of the list with, HEIGHT:HASH; for those who trust this node
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LedgerStatus) Reset() {
+	*x = LedgerStatus{}
+	mi := &file_node_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LedgerStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LedgerStatus) ProtoMessage() {}
+
+func (x *LedgerStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LedgerStatus.ProtoReflect.Descriptor instead.
+func (*LedgerStatus) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *LedgerStatus) GetChain() string {
+	if x != nil {
+		return x.Chain
+	}
+	return ""
+}
+
+func (x *LedgerStatus) GetHeight() int64 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
+func (x *LedgerStatus) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *LedgerStatus) GetSeen() int64 {
+	if x != nil {
+		return x.Seen
+	}
+	return 0
+}
+
+func (x *LedgerStatus) GetPeers() uint32 {
+	if x != nil {
+		return x.Peers
+	}
+	return 0
+}
+
+func (x *LedgerStatus) GetSyncing() bool {
+	if x != nil {
+		return x.Syncing
+	}
+	return false
+}
+
+func (x *LedgerStatus) GetHalted() bool {
+	if x != nil {
+		return x.Halted
+	}
+	return false
+}
+
+func (x *LedgerStatus) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
+func (x *LedgerStatus) GetStanding() string {
+	if x != nil {
+		return x.Standing
+	}
+	return ""
+}
+
+func (x *LedgerStatus) GetExplanation() string {
+	if x != nil {
+		return x.Explanation
+	}
+	return ""
+}
+
+func (x *LedgerStatus) GetStake() uint64 {
+	if x != nil {
+		return x.Stake
+	}
+	return 0
+}
+
+func (x *LedgerStatus) GetCredit() int64 {
+	if x != nil {
+		return x.Credit
+	}
+	return 0
+}
+
+func (x *LedgerStatus) GetCommittee() bool {
+	if x != nil {
+		return x.Committee
+	}
+	return false
+}
+
+func (x *LedgerStatus) GetList() string {
+	if x != nil {
+		return x.List
+	}
+	return ""
+}
+
+func (x *LedgerStatus) GetActive() uint32 {
+	if x != nil {
+		return x.Active
+	}
+	return 0
+}
+
+func (x *LedgerStatus) GetRoot() string {
+	if x != nil {
+		return x.Root
+	}
+	return ""
+}
+
+func (x *LedgerStatus) GetTrust() string {
+	if x != nil {
+		return x.Trust
+	}
+	return ""
+}
+
 type PeersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -261,7 +501,7 @@ type PeersRequest struct {
 
 func (x *PeersRequest) Reset() {
 	*x = PeersRequest{}
-	mi := &file_node_proto_msgTypes[2]
+	mi := &file_node_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -273,7 +513,7 @@ func (x *PeersRequest) String() string {
 func (*PeersRequest) ProtoMessage() {}
 
 func (x *PeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[2]
+	mi := &file_node_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -286,7 +526,7 @@ func (x *PeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersRequest.ProtoReflect.Descriptor instead.
 func (*PeersRequest) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{2}
+	return file_node_proto_rawDescGZIP(), []int{3}
 }
 
 type PeersReply struct {
@@ -298,7 +538,7 @@ type PeersReply struct {
 
 func (x *PeersReply) Reset() {
 	*x = PeersReply{}
-	mi := &file_node_proto_msgTypes[3]
+	mi := &file_node_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -310,7 +550,7 @@ func (x *PeersReply) String() string {
 func (*PeersReply) ProtoMessage() {}
 
 func (x *PeersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[3]
+	mi := &file_node_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -323,7 +563,7 @@ func (x *PeersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersReply.ProtoReflect.Descriptor instead.
 func (*PeersReply) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{3}
+	return file_node_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PeersReply) GetPeers() []*Peer {
@@ -348,7 +588,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_node_proto_msgTypes[4]
+	mi := &file_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -360,7 +600,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[4]
+	mi := &file_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -373,7 +613,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{4}
+	return file_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Peer) GetEd25519() string {
@@ -425,13 +665,593 @@ func (x *Peer) GetTrouble() string {
 	return ""
 }
 
+type WalletRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WalletRequest) Reset() {
+	*x = WalletRequest{}
+	mi := &file_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WalletRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WalletRequest) ProtoMessage() {}
+
+func (x *WalletRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WalletRequest.ProtoReflect.Descriptor instead.
+func (*WalletRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{6}
+}
+
+type WalletReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // hex; where others send coins
+	Balance       uint64                 `protobuf:"varint,2,opt,name=balance,proto3" json:"balance,omitempty"`
+	Staked        uint64                 `protobuf:"varint,3,opt,name=staked,proto3" json:"staked,omitempty"`           // in all nodes
+	Rewards       uint64                 `protobuf:"varint,4,opt,name=rewards,proto3" json:"rewards,omitempty"`         // of those nodes, about what a claim would bring to this wallet
+	Requirement   uint64                 `protobuf:"varint,5,opt,name=requirement,proto3" json:"requirement,omitempty"` // stake of a new node
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WalletReply) Reset() {
+	*x = WalletReply{}
+	mi := &file_node_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WalletReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WalletReply) ProtoMessage() {}
+
+func (x *WalletReply) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WalletReply.ProtoReflect.Descriptor instead.
+func (*WalletReply) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *WalletReply) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *WalletReply) GetBalance() uint64 {
+	if x != nil {
+		return x.Balance
+	}
+	return 0
+}
+
+func (x *WalletReply) GetStaked() uint64 {
+	if x != nil {
+		return x.Staked
+	}
+	return 0
+}
+
+func (x *WalletReply) GetRewards() uint64 {
+	if x != nil {
+		return x.Rewards
+	}
+	return 0
+}
+
+func (x *WalletReply) GetRequirement() uint64 {
+	if x != nil {
+		return x.Requirement
+	}
+	return 0
+}
+
+type StakesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // its key or the beginning of it, hex; empty for all nodes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StakesRequest) Reset() {
+	*x = StakesRequest{}
+	mi := &file_node_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StakesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StakesRequest) ProtoMessage() {}
+
+func (x *StakesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StakesRequest.ProtoReflect.Descriptor instead.
+func (*StakesRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *StakesRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type StakesReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stakes        []*Stake               `protobuf:"bytes,1,rep,name=stakes,proto3" json:"stakes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StakesReply) Reset() {
+	*x = StakesReply{}
+	mi := &file_node_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StakesReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StakesReply) ProtoMessage() {}
+
+func (x *StakesReply) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StakesReply.ProtoReflect.Descriptor instead.
+func (*StakesReply) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *StakesReply) GetStakes() []*Stake {
+	if x != nil {
+		return x.Stakes
+	}
+	return nil
+}
+
+type Stake struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // hex
+	Standing      string                 `protobuf:"bytes,2,opt,name=standing,proto3" json:"standing,omitempty"`
+	Explanation   string                 `protobuf:"bytes,3,opt,name=explanation,proto3" json:"explanation,omitempty"` // for people
+	Address       string                 `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	Staked        uint64                 `protobuf:"varint,5,opt,name=staked,proto3" json:"staked,omitempty"`
+	Requirement   uint64                 `protobuf:"varint,6,opt,name=requirement,proto3" json:"requirement,omitempty"`
+	Least         uint64                 `protobuf:"varint,7,opt,name=least,proto3" json:"least,omitempty"`     // that the next contributor has to bring; 0 when there is no room
+	Mine          uint64                 `protobuf:"varint,8,opt,name=mine,proto3" json:"mine,omitempty"`       // of this wallet
+	Rewards       uint64                 `protobuf:"varint,9,opt,name=rewards,proto3" json:"rewards,omitempty"` // of this wallet, about what a claim would bring
+	Fee           uint32                 `protobuf:"varint,10,opt,name=fee,proto3" json:"fee,omitempty"`        // the operator's, in hundredths of a percent
+	Contributors  uint32                 `protobuf:"varint,11,opt,name=contributors,proto3" json:"contributors,omitempty"`
+	Credit        int64                  `protobuf:"varint,12,opt,name=credit,proto3" json:"credit,omitempty"` // seconds for which it could be away
+	Own           bool                   `protobuf:"varint,13,opt,name=own,proto3" json:"own,omitempty"`       // it is this device's node
+	Committee     bool                   `protobuf:"varint,14,opt,name=committee,proto3" json:"committee,omitempty"`
+	Outages       uint32                 `protobuf:"varint,15,opt,name=outages,proto3" json:"outages,omitempty"` // decommissions so far
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stake) Reset() {
+	*x = Stake{}
+	mi := &file_node_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stake) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stake) ProtoMessage() {}
+
+func (x *Stake) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stake.ProtoReflect.Descriptor instead.
+func (*Stake) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Stake) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Stake) GetStanding() string {
+	if x != nil {
+		return x.Standing
+	}
+	return ""
+}
+
+func (x *Stake) GetExplanation() string {
+	if x != nil {
+		return x.Explanation
+	}
+	return ""
+}
+
+func (x *Stake) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Stake) GetStaked() uint64 {
+	if x != nil {
+		return x.Staked
+	}
+	return 0
+}
+
+func (x *Stake) GetRequirement() uint64 {
+	if x != nil {
+		return x.Requirement
+	}
+	return 0
+}
+
+func (x *Stake) GetLeast() uint64 {
+	if x != nil {
+		return x.Least
+	}
+	return 0
+}
+
+func (x *Stake) GetMine() uint64 {
+	if x != nil {
+		return x.Mine
+	}
+	return 0
+}
+
+func (x *Stake) GetRewards() uint64 {
+	if x != nil {
+		return x.Rewards
+	}
+	return 0
+}
+
+func (x *Stake) GetFee() uint32 {
+	if x != nil {
+		return x.Fee
+	}
+	return 0
+}
+
+func (x *Stake) GetContributors() uint32 {
+	if x != nil {
+		return x.Contributors
+	}
+	return 0
+}
+
+func (x *Stake) GetCredit() int64 {
+	if x != nil {
+		return x.Credit
+	}
+	return 0
+}
+
+func (x *Stake) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
+func (x *Stake) GetCommittee() bool {
+	if x != nil {
+		return x.Committee
+	}
+	return false
+}
+
+func (x *Stake) GetOutages() uint32 {
+	if x != nil {
+		return x.Outages
+	}
+	return 0
+}
+
+type PlanRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Step          PlanRequest_Step       `protobuf:"varint,1,opt,name=step,proto3,enum=hearth.PlanRequest_Step" json:"step,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`      // hex; this device's node when empty. For PAY the address of the wallet that gets the coins
+	Amount        uint64                 `protobuf:"varint,3,opt,name=amount,proto3" json:"amount,omitempty"` // of STAKE all that is required when 0
+	Fee           uint32                 `protobuf:"varint,4,opt,name=fee,proto3" json:"fee,omitempty"`       // of STAKE: the operator's part of what others' stakes earn, in hundredths of a percent
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanRequest) Reset() {
+	*x = PlanRequest{}
+	mi := &file_node_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanRequest) ProtoMessage() {}
+
+func (x *PlanRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
+func (*PlanRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PlanRequest) GetStep() PlanRequest_Step {
+	if x != nil {
+		return x.Step
+	}
+	return PlanRequest_UNKNOWN
+}
+
+func (x *PlanRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *PlanRequest) GetAmount() uint64 {
+	if x != nil {
+		return x.Amount
+	}
+	return 0
+}
+
+func (x *PlanRequest) GetFee() uint32 {
+	if x != nil {
+		return x.Fee
+	}
+	return 0
+}
+
+type PlanReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"` // for Do, within five minutes
+	Lines         []string               `protobuf:"bytes,2,rep,name=lines,proto3" json:"lines,omitempty"` // for people, to be shown before they agree
+	Word          string                 `protobuf:"bytes,3,opt,name=word,proto3" json:"word,omitempty"`   // that they type to agree
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanReply) Reset() {
+	*x = PlanReply{}
+	mi := &file_node_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanReply) ProtoMessage() {}
+
+func (x *PlanReply) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanReply.ProtoReflect.Descriptor instead.
+func (*PlanReply) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PlanReply) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *PlanReply) GetLines() []string {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+func (x *PlanReply) GetWord() string {
+	if x != nil {
+		return x.Word
+	}
+	return ""
+}
+
+type DoRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoRequest) Reset() {
+	*x = DoRequest{}
+	mi := &file_node_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoRequest) ProtoMessage() {}
+
+func (x *DoRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoRequest.ProtoReflect.Descriptor instead.
+func (*DoRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DoRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+type DoReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lines         []string               `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"`    // what came of it, for people
+	Height        int64                  `protobuf:"varint,2,opt,name=height,proto3" json:"height,omitempty"` // of the block
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoReply) Reset() {
+	*x = DoReply{}
+	mi := &file_node_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoReply) ProtoMessage() {}
+
+func (x *DoReply) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoReply.ProtoReflect.Descriptor instead.
+func (*DoReply) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *DoReply) GetLines() []string {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+func (x *DoReply) GetHeight() int64 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
 var File_node_proto protoreflect.FileDescriptor
 
 const file_node_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
 	"node.proto\x12\x06hearth\"\x13\n" +
-	"\x11NodeStatusRequest\"\xb8\x04\n" +
+	"\x11NodeStatusRequest\"\xe6\x04\n" +
 	"\n" +
 	"NodeStatus\x12\x18\n" +
 	"\aed25519\x18\x01 \x01(\tR\aed25519\x12\x18\n" +
@@ -457,7 +1277,27 @@ const file_node_proto_rawDesc = "" +
 	"\treachable\x18\x11 \x01(\rR\treachable\x12\x18\n" +
 	"\afailing\x18\x12 \x01(\rR\afailing\x12\x14\n" +
 	"\x05heard\x18\x13 \x01(\x03R\x05heard\x12#\n" +
-	"\rreach_trouble\x18\x14 \x01(\tR\freachTrouble\"\x0e\n" +
+	"\rreach_trouble\x18\x14 \x01(\tR\freachTrouble\x12,\n" +
+	"\x06ledger\x18\x15 \x01(\v2\x14.hearth.LedgerStatusR\x06ledger\"\xa6\x03\n" +
+	"\fLedgerStatus\x12\x14\n" +
+	"\x05chain\x18\x01 \x01(\tR\x05chain\x12\x16\n" +
+	"\x06height\x18\x02 \x01(\x03R\x06height\x12\x12\n" +
+	"\x04time\x18\x03 \x01(\x03R\x04time\x12\x12\n" +
+	"\x04seen\x18\x04 \x01(\x03R\x04seen\x12\x14\n" +
+	"\x05peers\x18\x05 \x01(\rR\x05peers\x12\x18\n" +
+	"\asyncing\x18\x06 \x01(\bR\asyncing\x12\x16\n" +
+	"\x06halted\x18\a \x01(\bR\x06halted\x12\x18\n" +
+	"\atrouble\x18\b \x01(\tR\atrouble\x12\x1a\n" +
+	"\bstanding\x18\t \x01(\tR\bstanding\x12 \n" +
+	"\vexplanation\x18\n" +
+	" \x01(\tR\vexplanation\x12\x14\n" +
+	"\x05stake\x18\v \x01(\x04R\x05stake\x12\x16\n" +
+	"\x06credit\x18\f \x01(\x03R\x06credit\x12\x1c\n" +
+	"\tcommittee\x18\r \x01(\bR\tcommittee\x12\x12\n" +
+	"\x04list\x18\x0e \x01(\tR\x04list\x12\x16\n" +
+	"\x06active\x18\x0f \x01(\rR\x06active\x12\x12\n" +
+	"\x04root\x18\x10 \x01(\tR\x04root\x12\x14\n" +
+	"\x05trust\x18\x11 \x01(\tR\x05trust\"\x0e\n" +
 	"\fPeersRequest\"0\n" +
 	"\n" +
 	"PeersReply\x12\"\n" +
@@ -469,10 +1309,65 @@ const file_node_proto_rawDesc = "" +
 	"\town_swarm\x18\x04 \x01(\bR\bownSwarm\x12\x14\n" +
 	"\x05since\x18\x05 \x01(\x03R\x05since\x12\x1a\n" +
 	"\bfailures\x18\x06 \x01(\rR\bfailures\x12\x18\n" +
-	"\atrouble\x18\a \x01(\tR\atrouble2r\n" +
+	"\atrouble\x18\a \x01(\tR\atrouble\"\x0f\n" +
+	"\rWalletRequest\"\x95\x01\n" +
+	"\vWalletReply\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x18\n" +
+	"\abalance\x18\x02 \x01(\x04R\abalance\x12\x16\n" +
+	"\x06staked\x18\x03 \x01(\x04R\x06staked\x12\x18\n" +
+	"\arewards\x18\x04 \x01(\x04R\arewards\x12 \n" +
+	"\vrequirement\x18\x05 \x01(\x04R\vrequirement\"#\n" +
+	"\rStakesRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"4\n" +
+	"\vStakesReply\x12%\n" +
+	"\x06stakes\x18\x01 \x03(\v2\r.hearth.StakeR\x06stakes\"\x89\x03\n" +
+	"\x05Stake\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
+	"\bstanding\x18\x02 \x01(\tR\bstanding\x12 \n" +
+	"\vexplanation\x18\x03 \x01(\tR\vexplanation\x12\x18\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x16\n" +
+	"\x06staked\x18\x05 \x01(\x04R\x06staked\x12 \n" +
+	"\vrequirement\x18\x06 \x01(\x04R\vrequirement\x12\x14\n" +
+	"\x05least\x18\a \x01(\x04R\x05least\x12\x12\n" +
+	"\x04mine\x18\b \x01(\x04R\x04mine\x12\x18\n" +
+	"\arewards\x18\t \x01(\x04R\arewards\x12\x10\n" +
+	"\x03fee\x18\n" +
+	" \x01(\rR\x03fee\x12\"\n" +
+	"\fcontributors\x18\v \x01(\rR\fcontributors\x12\x16\n" +
+	"\x06credit\x18\f \x01(\x03R\x06credit\x12\x10\n" +
+	"\x03own\x18\r \x01(\bR\x03own\x12\x1c\n" +
+	"\tcommittee\x18\x0e \x01(\bR\tcommittee\x12\x18\n" +
+	"\aoutages\x18\x0f \x01(\rR\aoutages\"\xca\x01\n" +
+	"\vPlanRequest\x12,\n" +
+	"\x04step\x18\x01 \x01(\x0e2\x18.hearth.PlanRequest.StepR\x04step\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
+	"\x06amount\x18\x03 \x01(\x04R\x06amount\x12\x10\n" +
+	"\x03fee\x18\x04 \x01(\rR\x03fee\"O\n" +
+	"\x04Step\x12\v\n" +
+	"\aUNKNOWN\x10\x00\x12\t\n" +
+	"\x05STAKE\x10\x01\x12\x0e\n" +
+	"\n" +
+	"CONTRIBUTE\x10\x02\x12\v\n" +
+	"\aUNSTAKE\x10\x03\x12\t\n" +
+	"\x05CLAIM\x10\x04\x12\a\n" +
+	"\x03PAY\x10\x05\"K\n" +
+	"\tPlanReply\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x14\n" +
+	"\x05lines\x18\x02 \x03(\tR\x05lines\x12\x12\n" +
+	"\x04word\x18\x03 \x01(\tR\x04word\"!\n" +
+	"\tDoRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\"7\n" +
+	"\aDoReply\x12\x14\n" +
+	"\x05lines\x18\x01 \x03(\tR\x05lines\x12\x16\n" +
+	"\x06height\x18\x02 \x01(\x03R\x06height2r\n" +
 	"\x04Node\x127\n" +
 	"\x06Status\x12\x19.hearth.NodeStatusRequest\x1a\x12.hearth.NodeStatus\x121\n" +
-	"\x05Peers\x12\x14.hearth.PeersRequest\x1a\x12.hearth.PeersReplyB\x11Z\x0fhearth/node/apib\x06proto3"
+	"\x05Peers\x12\x14.hearth.PeersRequest\x1a\x12.hearth.PeersReply2\xce\x01\n" +
+	"\x06Ledger\x124\n" +
+	"\x06Wallet\x12\x15.hearth.WalletRequest\x1a\x13.hearth.WalletReply\x124\n" +
+	"\x06Stakes\x12\x15.hearth.StakesRequest\x1a\x13.hearth.StakesReply\x12.\n" +
+	"\x04Plan\x12\x13.hearth.PlanRequest\x1a\x11.hearth.PlanReply\x12(\n" +
+	"\x02Do\x12\x11.hearth.DoRequest\x1a\x0f.hearth.DoReplyB\x11Z\x0fhearth/node/apib\x06proto3"
 
 var (
 	file_node_proto_rawDescOnce sync.Once
@@ -486,25 +1381,48 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_node_proto_goTypes = []any{
-	(*NodeStatusRequest)(nil), // 0: hearth.NodeStatusRequest
-	(*NodeStatus)(nil),        // 1: hearth.NodeStatus
-	(*PeersRequest)(nil),      // 2: hearth.PeersRequest
-	(*PeersReply)(nil),        // 3: hearth.PeersReply
-	(*Peer)(nil),              // 4: hearth.Peer
+	(PlanRequest_Step)(0),     // 0: hearth.PlanRequest.Step
+	(*NodeStatusRequest)(nil), // 1: hearth.NodeStatusRequest
+	(*NodeStatus)(nil),        // 2: hearth.NodeStatus
+	(*LedgerStatus)(nil),      // 3: hearth.LedgerStatus
+	(*PeersRequest)(nil),      // 4: hearth.PeersRequest
+	(*PeersReply)(nil),        // 5: hearth.PeersReply
+	(*Peer)(nil),              // 6: hearth.Peer
+	(*WalletRequest)(nil),     // 7: hearth.WalletRequest
+	(*WalletReply)(nil),       // 8: hearth.WalletReply
+	(*StakesRequest)(nil),     // 9: hearth.StakesRequest
+	(*StakesReply)(nil),       // 10: hearth.StakesReply
+	(*Stake)(nil),             // 11: hearth.Stake
+	(*PlanRequest)(nil),       // 12: hearth.PlanRequest
+	(*PlanReply)(nil),         // 13: hearth.PlanReply
+	(*DoRequest)(nil),         // 14: hearth.DoRequest
+	(*DoReply)(nil),           // 15: hearth.DoReply
 }
 var file_node_proto_depIdxs = []int32{
-	4, // 0: hearth.PeersReply.peers:type_name -> hearth.Peer
-	0, // 1: hearth.Node.Status:input_type -> hearth.NodeStatusRequest
-	2, // 2: hearth.Node.Peers:input_type -> hearth.PeersRequest
-	1, // 3: hearth.Node.Status:output_type -> hearth.NodeStatus
-	3, // 4: hearth.Node.Peers:output_type -> hearth.PeersReply
-	3, // [3:5] is the sub-list for method output_type
-	1, // [1:3] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	3,  // 0: hearth.NodeStatus.ledger:type_name -> hearth.LedgerStatus
+	6,  // 1: hearth.PeersReply.peers:type_name -> hearth.Peer
+	11, // 2: hearth.StakesReply.stakes:type_name -> hearth.Stake
+	0,  // 3: hearth.PlanRequest.step:type_name -> hearth.PlanRequest.Step
+	1,  // 4: hearth.Node.Status:input_type -> hearth.NodeStatusRequest
+	4,  // 5: hearth.Node.Peers:input_type -> hearth.PeersRequest
+	7,  // 6: hearth.Ledger.Wallet:input_type -> hearth.WalletRequest
+	9,  // 7: hearth.Ledger.Stakes:input_type -> hearth.StakesRequest
+	12, // 8: hearth.Ledger.Plan:input_type -> hearth.PlanRequest
+	14, // 9: hearth.Ledger.Do:input_type -> hearth.DoRequest
+	2,  // 10: hearth.Node.Status:output_type -> hearth.NodeStatus
+	5,  // 11: hearth.Node.Peers:output_type -> hearth.PeersReply
+	8,  // 12: hearth.Ledger.Wallet:output_type -> hearth.WalletReply
+	10, // 13: hearth.Ledger.Stakes:output_type -> hearth.StakesReply
+	13, // 14: hearth.Ledger.Plan:output_type -> hearth.PlanReply
+	15, // 15: hearth.Ledger.Do:output_type -> hearth.DoReply
+	10, // [10:16] is the sub-list for method output_type
+	4,  // [4:10] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -517,13 +1435,14 @@ func file_node_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   5,
+			NumEnums:      1,
+			NumMessages:   15,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_node_proto_goTypes,
 		DependencyIndexes: file_node_proto_depIdxs,
+		EnumInfos:         file_node_proto_enumTypes,
 		MessageInfos:      file_node_proto_msgTypes,
 	}.Build()
 	File_node_proto = out.File

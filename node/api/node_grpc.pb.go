@@ -163,3 +163,229 @@ var Node_ServiceDesc = grpc.ServiceDesc{
 	Streams:  []grpc.StreamDesc{},
 	Metadata: "node.proto",
 }
+
+const (
+	Ledger_Wallet_FullMethodName = "/hearth.Ledger/Wallet"
+	Ledger_Stakes_FullMethodName = "/hearth.Ledger/Stakes"
+	Ledger_Plan_FullMethodName   = "/hearth.Ledger/Plan"
+	Ledger_Do_FullMethodName     = "/hearth.Ledger/Do"
+)
+
+// LedgerClient is the client API for Ledger service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Ledger is the owner's way to the staking ledger, with the wallet of this
+// device. A step is first planned, which changes nothing: the plan says what it
+// does, what it costs and how it can be undone. Then it is done, once. Only the
+// panel and the console may ask for steps. Amounts are in units, 10^9 to a coin.
+type LedgerClient interface {
+	Wallet(ctx context.Context, in *WalletRequest, opts ...grpc.CallOption) (*WalletReply, error)
+	Stakes(ctx context.Context, in *StakesRequest, opts ...grpc.CallOption) (*StakesReply, error)
+	Plan(ctx context.Context, in *PlanRequest, opts ...grpc.CallOption) (*PlanReply, error)
+	Do(ctx context.Context, in *DoRequest, opts ...grpc.CallOption) (*DoReply, error)
+}
+
+type ledgerClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewLedgerClient(cc grpc.ClientConnInterface) LedgerClient {
+	return &ledgerClient{cc}
+}
+
+func (c *ledgerClient) Wallet(ctx context.Context, in *WalletRequest, opts ...grpc.CallOption) (*WalletReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WalletReply)
+	err := c.cc.Invoke(ctx, Ledger_Wallet_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerClient) Stakes(ctx context.Context, in *StakesRequest, opts ...grpc.CallOption) (*StakesReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StakesReply)
+	err := c.cc.Invoke(ctx, Ledger_Stakes_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerClient) Plan(ctx context.Context, in *PlanRequest, opts ...grpc.CallOption) (*PlanReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PlanReply)
+	err := c.cc.Invoke(ctx, Ledger_Plan_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerClient) Do(ctx context.Context, in *DoRequest, opts ...grpc.CallOption) (*DoReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DoReply)
+	err := c.cc.Invoke(ctx, Ledger_Do_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// LedgerServer is the server API for Ledger service.
+// All implementations must embed UnimplementedLedgerServer
+// for forward compatibility.
+//
+// Ledger is the owner's way to the staking ledger, with the wallet of this
+// device. A step is first planned, which changes nothing: the plan says what it
+// does, what it costs and how it can be undone. Then it is done, once. Only the
+// panel and the console may ask for steps. Amounts are in units, 10^9 to a coin.
+type LedgerServer interface {
+	Wallet(context.Context, *WalletRequest) (*WalletReply, error)
+	Stakes(context.Context, *StakesRequest) (*StakesReply, error)
+	Plan(context.Context, *PlanRequest) (*PlanReply, error)
+	Do(context.Context, *DoRequest) (*DoReply, error)
+	mustEmbedUnimplementedLedgerServer()
+}
+
+// UnimplementedLedgerServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedLedgerServer struct{}
+
+func (UnimplementedLedgerServer) Wallet(context.Context, *WalletRequest) (*WalletReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Wallet not implemented")
+}
+func (UnimplementedLedgerServer) Stakes(context.Context, *StakesRequest) (*StakesReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Stakes not implemented")
+}
+func (UnimplementedLedgerServer) Plan(context.Context, *PlanRequest) (*PlanReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Plan not implemented")
+}
+func (UnimplementedLedgerServer) Do(context.Context, *DoRequest) (*DoReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Do not implemented")
+}
+func (UnimplementedLedgerServer) mustEmbedUnimplementedLedgerServer() {}
+func (UnimplementedLedgerServer) testEmbeddedByValue()                {}
+
+// UnsafeLedgerServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to LedgerServer will
+// result in compilation errors.
+type UnsafeLedgerServer interface {
+	mustEmbedUnimplementedLedgerServer()
+}
+
+func RegisterLedgerServer(s grpc.ServiceRegistrar, srv LedgerServer) {
+	// If the following call panics, it indicates UnimplementedLedgerServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Ledger_ServiceDesc, srv)
+}
+
+func _Ledger_Wallet_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WalletRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServer).Wallet(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Ledger_Wallet_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServer).Wallet(ctx, req.(*WalletRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Ledger_Stakes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StakesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServer).Stakes(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Ledger_Stakes_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServer).Stakes(ctx, req.(*StakesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Ledger_Plan_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PlanRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServer).Plan(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Ledger_Plan_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServer).Plan(ctx, req.(*PlanRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Ledger_Do_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DoRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServer).Do(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Ledger_Do_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServer).Do(ctx, req.(*DoRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Ledger_ServiceDesc is the grpc.ServiceDesc for Ledger service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Ledger_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "hearth.Ledger",
+	HandlerType: (*LedgerServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Wallet",
+			Handler:    _Ledger_Wallet_Handler,
+		},
+		{
+			MethodName: "Stakes",
+			Handler:    _Ledger_Stakes_Handler,
+		},
+		{
+			MethodName: "Plan",
+			Handler:    _Ledger_Plan_Handler,
+		},
+		{
+			MethodName: "Do",
+			Handler:    _Ledger_Do_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "node.proto",
+}

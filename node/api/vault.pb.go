@@ -65,7 +65,9 @@ type VaultStatus struct {
 	// Seconds after which the TPM gives back one try.
 	RecoverySeconds uint32 `protobuf:"varint,3,opt,name=recovery_seconds,json=recoverySeconds,proto3" json:"recovery_seconds,omitempty"`
 	// True when no TPM protects the secrets (developer mode). Every screen says so.
-	Developer     bool `protobuf:"varint,4,opt,name=developer,proto3" json:"developer,omitempty"`
+	Developer bool `protobuf:"varint,4,opt,name=developer,proto3" json:"developer,omitempty"`
+	// Changes when another account takes the place of this one.
+	Generation    uint64 `protobuf:"varint,5,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -126,6 +128,13 @@ func (x *VaultStatus) GetDeveloper() bool {
 		return x.Developer
 	}
 	return false
+}
+
+func (x *VaultStatus) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
 }
 
 type CreateAccountRequest struct {
@@ -560,19 +569,110 @@ func (*RemoveAccountReply) Descriptor() ([]byte, []int) {
 	return file_vault_proto_rawDescGZIP(), []int{11}
 }
 
+type SealDuressRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pin           string                 `protobuf:"bytes,1,opt,name=pin,proto3" json:"pin,omitempty"`
+	DuressPin     string                 `protobuf:"bytes,2,opt,name=duress_pin,json=duressPin,proto3" json:"duress_pin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealDuressRequest) Reset() {
+	*x = SealDuressRequest{}
+	mi := &file_vault_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealDuressRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealDuressRequest) ProtoMessage() {}
+
+func (x *SealDuressRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vault_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealDuressRequest.ProtoReflect.Descriptor instead.
+func (*SealDuressRequest) Descriptor() ([]byte, []int) {
+	return file_vault_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SealDuressRequest) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
+func (x *SealDuressRequest) GetDuressPin() string {
+	if x != nil {
+		return x.DuressPin
+	}
+	return ""
+}
+
+type SealDuressReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealDuressReply) Reset() {
+	*x = SealDuressReply{}
+	mi := &file_vault_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealDuressReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealDuressReply) ProtoMessage() {}
+
+func (x *SealDuressReply) ProtoReflect() protoreflect.Message {
+	mi := &file_vault_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealDuressReply.ProtoReflect.Descriptor instead.
+func (*SealDuressReply) Descriptor() ([]byte, []int) {
+	return file_vault_proto_rawDescGZIP(), []int{13}
+}
+
 var File_vault_proto protoreflect.FileDescriptor
 
 const file_vault_proto_rawDesc = "" +
 	"\n" +
 	"\vvault.proto\x12\x06hearth\"\x14\n" +
-	"\x12VaultStatusRequest\"\x96\x01\n" +
+	"\x12VaultStatusRequest\"\xb6\x01\n" +
 	"\vVaultStatus\x12\x1f\n" +
 	"\vhas_account\x18\x01 \x01(\bR\n" +
 	"hasAccount\x12\x1d\n" +
 	"\n" +
 	"tries_left\x18\x02 \x01(\rR\ttriesLeft\x12)\n" +
 	"\x10recovery_seconds\x18\x03 \x01(\rR\x0frecoverySeconds\x12\x1c\n" +
-	"\tdeveloper\x18\x04 \x01(\bR\tdeveloper\"(\n" +
+	"\tdeveloper\x18\x04 \x01(\bR\tdeveloper\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x05 \x01(\x04R\n" +
+	"generation\"(\n" +
 	"\x14CreateAccountRequest\x12\x10\n" +
 	"\x03pin\x18\x01 \x01(\tR\x03pin\"&\n" +
 	"\x12OpenAccountRequest\x12\x10\n" +
@@ -591,7 +691,12 @@ const file_vault_proto_rawDesc = "" +
 	"\x12ResealAccountReply\"(\n" +
 	"\x14RemoveAccountRequest\x12\x10\n" +
 	"\x03pin\x18\x01 \x01(\tR\x03pin\"\x14\n" +
-	"\x12RemoveAccountReply2\xde\x03\n" +
+	"\x12RemoveAccountReply\"D\n" +
+	"\x11SealDuressRequest\x12\x10\n" +
+	"\x03pin\x18\x01 \x01(\tR\x03pin\x12\x1d\n" +
+	"\n" +
+	"duress_pin\x18\x02 \x01(\tR\tduressPin\"\x11\n" +
+	"\x0fSealDuressReply2\xa0\x04\n" +
 	"\x05Vault\x129\n" +
 	"\x06Status\x12\x1a.hearth.VaultStatusRequest\x1a\x13.hearth.VaultStatus\x12B\n" +
 	"\rCreateAccount\x12\x1c.hearth.CreateAccountRequest\x1a\x13.hearth.AccountSeed\x12>\n" +
@@ -599,7 +704,9 @@ const file_vault_proto_rawDesc = "" +
 	"\bNodeSeed\x12\x17.hearth.NodeSeedRequest\x1a\x15.hearth.NodeSeedReply\x12D\n" +
 	"\x0eRestoreAccount\x12\x1d.hearth.RestoreAccountRequest\x1a\x13.hearth.AccountSeed\x12I\n" +
 	"\rResealAccount\x12\x1c.hearth.ResealAccountRequest\x1a\x1a.hearth.ResealAccountReply\x12I\n" +
-	"\rRemoveAccount\x12\x1c.hearth.RemoveAccountRequest\x1a\x1a.hearth.RemoveAccountReplyB\x11Z\x0fhearth/node/apib\x06proto3"
+	"\rRemoveAccount\x12\x1c.hearth.RemoveAccountRequest\x1a\x1a.hearth.RemoveAccountReply\x12@\n" +
+	"\n" +
+	"SealDuress\x12\x19.hearth.SealDuressRequest\x1a\x17.hearth.SealDuressReplyB\x11Z\x0fhearth/node/apib\x06proto3"
 
 var (
 	file_vault_proto_rawDescOnce sync.Once
@@ -613,7 +720,7 @@ func file_vault_proto_rawDescGZIP() []byte {
 	return file_vault_proto_rawDescData
 }
 
-var file_vault_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_vault_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_vault_proto_goTypes = []any{
 	(*VaultStatusRequest)(nil),    // 0: hearth.VaultStatusRequest
 	(*VaultStatus)(nil),           // 1: hearth.VaultStatus
@@ -627,6 +734,8 @@ var file_vault_proto_goTypes = []any{
 	(*ResealAccountReply)(nil),    // 9: hearth.ResealAccountReply
 	(*RemoveAccountRequest)(nil),  // 10: hearth.RemoveAccountRequest
 	(*RemoveAccountReply)(nil),    // 11: hearth.RemoveAccountReply
+	(*SealDuressRequest)(nil),     // 12: hearth.SealDuressRequest
+	(*SealDuressReply)(nil),       // 13: hearth.SealDuressReply
 }
 var file_vault_proto_depIdxs = []int32{
 	0,  // 0: hearth.Vault.Status:input_type -> hearth.VaultStatusRequest
@@ -636,15 +745,17 @@ var file_vault_proto_depIdxs = []int32{
 	7,  // 4: hearth.Vault.RestoreAccount:input_type -> hearth.RestoreAccountRequest
 	8,  // 5: hearth.Vault.ResealAccount:input_type -> hearth.ResealAccountRequest
 	10, // 6: hearth.Vault.RemoveAccount:input_type -> hearth.RemoveAccountRequest
-	1,  // 7: hearth.Vault.Status:output_type -> hearth.VaultStatus
-	4,  // 8: hearth.Vault.CreateAccount:output_type -> hearth.AccountSeed
-	4,  // 9: hearth.Vault.OpenAccount:output_type -> hearth.AccountSeed
-	6,  // 10: hearth.Vault.NodeSeed:output_type -> hearth.NodeSeedReply
-	4,  // 11: hearth.Vault.RestoreAccount:output_type -> hearth.AccountSeed
-	9,  // 12: hearth.Vault.ResealAccount:output_type -> hearth.ResealAccountReply
-	11, // 13: hearth.Vault.RemoveAccount:output_type -> hearth.RemoveAccountReply
-	7,  // [7:14] is the sub-list for method output_type
-	0,  // [0:7] is the sub-list for method input_type
+	12, // 7: hearth.Vault.SealDuress:input_type -> hearth.SealDuressRequest
+	1,  // 8: hearth.Vault.Status:output_type -> hearth.VaultStatus
+	4,  // 9: hearth.Vault.CreateAccount:output_type -> hearth.AccountSeed
+	4,  // 10: hearth.Vault.OpenAccount:output_type -> hearth.AccountSeed
+	6,  // 11: hearth.Vault.NodeSeed:output_type -> hearth.NodeSeedReply
+	4,  // 12: hearth.Vault.RestoreAccount:output_type -> hearth.AccountSeed
+	9,  // 13: hearth.Vault.ResealAccount:output_type -> hearth.ResealAccountReply
+	11, // 14: hearth.Vault.RemoveAccount:output_type -> hearth.RemoveAccountReply
+	13, // 15: hearth.Vault.SealDuress:output_type -> hearth.SealDuressReply
+	8,  // [8:16] is the sub-list for method output_type
+	0,  // [0:8] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
@@ -661,7 +772,7 @@ func file_vault_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vault_proto_rawDesc), len(file_vault_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

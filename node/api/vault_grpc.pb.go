@@ -26,6 +26,7 @@ const (
 	Vault_RestoreAccount_FullMethodName = "/hearth.Vault/RestoreAccount"
 	Vault_ResealAccount_FullMethodName  = "/hearth.Vault/ResealAccount"
 	Vault_RemoveAccount_FullMethodName  = "/hearth.Vault/RemoveAccount"
+	Vault_SealDuress_FullMethodName     = "/hearth.Vault/SealDuress"
 )
 
 // VaultClient is the client API for Vault service.
@@ -59,6 +60,11 @@ type VaultClient interface {
 	// account took of it. Errors as those of OpenAccount; a seed that this TPM will
 	// never open is removed without the PIN's help.
 	RemoveAccount(ctx context.Context, in *RemoveAccountRequest, opts ...grpc.CallOption) (*RemoveAccountReply, error)
+	// SealDuress chooses the duress PIN, in place of an earlier one: where the PIN is
+	// asked for, it makes the account unusable for good and leaves a new one that it
+	// opens. Nothing tells whether there is one. Errors as those of OpenAccount, for
+	// the PIN, and INVALID_ARGUMENT for a bad duress PIN or one that is the PIN.
+	SealDuress(ctx context.Context, in *SealDuressRequest, opts ...grpc.CallOption) (*SealDuressReply, error)
 }
 
 type vaultClient struct {
@@ -139,6 +145,16 @@ func (c *vaultClient) RemoveAccount(ctx context.Context, in *RemoveAccountReques
 	return out, nil
 }
 
+func (c *vaultClient) SealDuress(ctx context.Context, in *SealDuressRequest, opts ...grpc.CallOption) (*SealDuressReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SealDuressReply)
+	err := c.cc.Invoke(ctx, Vault_SealDuress_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // VaultServer is the server API for Vault service.
 // All implementations must embed UnimplementedVaultServer
 // for forward compatibility.
@@ -170,6 +186,11 @@ type VaultServer interface {
 	// account took of it. Errors as those of OpenAccount; a seed that this TPM will
 	// never open is removed without the PIN's help.
 	RemoveAccount(context.Context, *RemoveAccountRequest) (*RemoveAccountReply, error)
+	// SealDuress chooses the duress PIN, in place of an earlier one: where the PIN is
+	// asked for, it makes the account unusable for good and leaves a new one that it
+	// opens. Nothing tells whether there is one. Errors as those of OpenAccount, for
+	// the PIN, and INVALID_ARGUMENT for a bad duress PIN or one that is the PIN.
+	SealDuress(context.Context, *SealDuressRequest) (*SealDuressReply, error)
 	mustEmbedUnimplementedVaultServer()
 }
 
@@ -200,6 +221,9 @@ func (UnimplementedVaultServer) ResealAccount(context.Context, *ResealAccountReq
 }
 func (UnimplementedVaultServer) RemoveAccount(context.Context, *RemoveAccountRequest) (*RemoveAccountReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveAccount not implemented")
+}
+func (UnimplementedVaultServer) SealDuress(context.Context, *SealDuressRequest) (*SealDuressReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method SealDuress not implemented")
 }
 func (UnimplementedVaultServer) mustEmbedUnimplementedVaultServer() {}
 func (UnimplementedVaultServer) testEmbeddedByValue()               {}
@@ -348,6 +372,24 @@ func _Vault_RemoveAccount_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Vault_SealDuress_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SealDuressRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServer).SealDuress(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Vault_SealDuress_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServer).SealDuress(ctx, req.(*SealDuressRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Vault_ServiceDesc is the grpc.ServiceDesc for Vault service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -382,6 +424,10 @@ var Vault_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveAccount",
 			Handler:    _Vault_RemoveAccount_Handler,
+		},
+		{
+			MethodName: "SealDuress",
+			Handler:    _Vault_SealDuress_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

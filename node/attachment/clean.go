@@ -2,43 +2,85 @@ package attachment
 
 import (
 	"bytes"
+	"compress/zlib"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
+	"slices"
 )
 
 // Content types of the pictures that [Clean] knows.
 const (
 	JPEG = "image/jpeg"
 	PNG  = "image/png"
+	GIF  = "image/gif"
+	WebP = "image/webp"
 )
 
 // ErrPicture reports a picture that cannot be read, so that what it tells about
 // its making cannot be taken out.
 var ErrPicture = errors.New("not a picture that can be read")
 
+// ErrPictureKind reports a kind of picture that [Clean] does not know how to clean,
+// although it says as much about its making as others do. It wraps [ErrPicture].
+var ErrPictureKind = fmt.Errorf("%w: pictures of this kind have to be converted to JPEG or PNG first", ErrPicture)
+
 // Picture is what [Clean] found out.
 type Picture struct {
-	Type          string // [JPEG], [PNG], or empty for a file that is neither
+	Type          string // [JPEG], [PNG], [GIF], [WebP], or empty for a file that is none of them
 	Width, Height uint32 // pixels, as it is to be shown
 	Orientation   int    // 1 to 8 as in Exif: how it is to be turned to be shown
 }
 
-// Clean takes out of a JPEG or PNG file whatever is not needed to show it: where,
-// when and with what it was taken, comments, thumbnails, further pictures, and all
-// that stands behind its end. The picture itself is not encoded anew. How it has
-// to be turned is kept, as the only field of an Exif block, and so are colour
-// profiles. A file that begins as neither of the two is returned as it is. The
-// error is [ErrPicture].
+// Clean takes out of a JPEG, PNG, GIF or WebP file whatever is not needed to show it:
+// where, when and with what it was taken (Exif, XMP, IPTC), comments, texts,
+// thumbnails, further pictures, and all that stands behind its end. The picture
+// itself is not encoded anew, and animations stay. How it has to be turned is kept,
+// as the only field of an Exif block; of colour profiles the colours are kept, see
+// icc.go.
+//
+// HEIC, AVIF, TIFF, with it the raw pictures of cameras, and JPEG XL in its container
+// are refused with [ErrPictureKind]: their descriptions are woven into what holds the
+// picture. Any other file is returned as it is. The error is [ErrPicture].
 func Clean(file []byte) ([]byte, Picture, error) {
 	switch {
 	case bytes.HasPrefix(file, []byte("\xff\xd8")):
 		return cleanJPEG(file)
 	case bytes.HasPrefix(file, []byte(pngMagic)):
 		return cleanPNG(file)
+	case bytes.HasPrefix(file, []byte("GIF87a")), bytes.HasPrefix(file, []byte("GIF89a")):
+		return cleanGIF(file)
+	case isWebP(file):
+		return cleanWebP(file)
+	case isOtherPicture(file):
+		return nil, Picture{}, ErrPictureKind
 	}
 	return file, Picture{}, nil
+}
+
+// otherPictures are what the first four bytes behind "ftyp", or one of the brands
+// that follow, are of still pictures in the container of MP4 (ISO 23008-12).
+var otherPictures = []string{"heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "msf1", "avif", "avis"}
+
+func isOtherPicture(file []byte) bool {
+	for _, magic := range []string{"II*\x00", "MM\x00*", "II+\x00", "MM\x00+", "IIRO", "IIU\x00", "\x00\x00\x00\x0cJXL "} {
+		if bytes.HasPrefix(file, []byte(magic)) {
+			return true
+		}
+	}
+	if len(file) < 16 || string(file[4:8]) != "ftyp" {
+		return false
+	}
+	size := min(int64(binary.BigEndian.Uint32(file)), int64(len(file)), 256)
+	for at := int64(8); at+4 <= size; at += 4 {
+		// The second number is a version.
+		if at != 12 && slices.Contains(otherPictures, string(file[at:at+4])) {
+			return true
+		}
+	}
+	return false
 }
 
 // turned swaps the sides of a picture that lies on its side.
@@ -75,6 +117,7 @@ func cleanJPEG(file []byte) ([]byte, Picture, error) {
 		return nil, Picture{}, fmt.Errorf("%w: JPEG with %s", ErrPicture, what)
 	}
 	var head, rest []byte // what must come first, and all the rest
+	var profile [][]byte
 	for at, ended := 2, false; !ended; {
 		for at < len(file) && file[at] != 0xff {
 			return bad("something between its segments")
@@ -110,8 +153,8 @@ func cleanJPEG(file []byte) ([]byte, Picture, error) {
 			head = appendSegment(head, marker, jfif)
 		case marker == markerAPP0+1 && bytes.HasPrefix(body, []byte(exifHead)):
 			p.Orientation = orientation(body[len(exifHead):])
-		case marker == markerAPP0+2 && bytes.HasPrefix(body, []byte(iccHead)):
-			rest = appendSegment(rest, marker, body)
+		case marker == markerAPP0+2 && bytes.HasPrefix(body, []byte(iccHead)) && len(body) >= len(iccHead)+2:
+			profile = append(profile, body[len(iccHead):])
 		case marker == markerAPP0+14 && bytes.HasPrefix(body, []byte(adobeHead)) && len(body) >= adobeSize:
 			rest = appendSegment(rest, marker, body[:adobeSize])
 		case marker >= markerAPP0: // the other APPn, COM, and what nobody uses
@@ -145,6 +188,9 @@ func cleanJPEG(file []byte) ([]byte, Picture, error) {
 	out = append(out, head...)
 	if p.Orientation != 1 {
 		out = appendSegment(out, markerAPP0+1, append([]byte(exifHead), onlyOrientation(p.Orientation)...))
+	}
+	if icc := cleanICC(joinICC(profile)); icc != nil {
+		out = appendICC(out, icc)
 	}
 	out = append(append(out, rest...), 0xff, markerEOI)
 	return out, p.turned(), nil
@@ -209,7 +255,7 @@ const pngMagic = "\x89PNG\r\n\x1a\n"
 // included (PNG specification, third edition).
 var pngKept = map[string]bool{
 	"IHDR": true, "PLTE": true, "IDAT": true, "tRNS": true,
-	"cHRM": true, "gAMA": true, "iCCP": true, "sBIT": true, "sRGB": true, "cICP": true, "bKGD": true,
+	"cHRM": true, "gAMA": true, "sBIT": true, "sRGB": true, "cICP": true, "bKGD": true,
 	"acTL": true, "fcTL": true, "fdAT": true,
 }
 
@@ -251,6 +297,10 @@ func cleanPNG(file []byte) ([]byte, Picture, error) {
 			afterHead = len(out)
 		case "eXIf":
 			p.Orientation = orientation(body)
+		case "iCCP":
+			if icc := cleanPNGProfile(body); icc != nil {
+				out = appendChunk(out, "iCCP", icc)
+			}
 		case "IEND":
 			out = append(out, chunk...)
 			if p.Orientation == 1 {
@@ -268,6 +318,35 @@ func cleanPNG(file []byte) ([]byte, Picture, error) {
 			}
 		}
 	}
+}
+
+// maxICC is the largest colour profile that is unpacked, in bytes; those that carry
+// tables for printers have a few megabytes.
+const maxICC = 4 << 20
+
+// cleanPNGProfile cleans the body of an iCCP chunk: a name, a zero, the method of
+// packing, which is 0, and the packed profile. It is nil when there is no sense in it.
+func cleanPNGProfile(body []byte) []byte {
+	_, packed, ok := bytes.Cut(body, []byte{0})
+	if !ok || len(packed) == 0 || packed[0] != 0 {
+		return nil
+	}
+	r, err := zlib.NewReader(bytes.NewReader(packed[1:]))
+	if err != nil {
+		return nil
+	}
+	profile, err := io.ReadAll(io.LimitReader(r, maxICC+1))
+	if err != nil || len(profile) > maxICC {
+		return nil
+	}
+	if profile = cleanICC(profile); profile == nil {
+		return nil
+	}
+	out := bytes.NewBuffer([]byte("colours\x00\x00"))
+	w := zlib.NewWriter(out)
+	w.Write(profile) // into memory, where nothing fails
+	w.Close()
+	return out.Bytes()
 }
 
 func appendChunk(b []byte, name string, body []byte) []byte {

@@ -106,7 +106,7 @@ func TestClean(t *testing.T) {
 		{"XMP, Photoshop data, further pictures and comments go", withSegments(j, segment(0xe1, "http://ns.adobe.com/xap/1.0/\x00secret"),
 			segment(0xed, "Photoshop 3.0\x00secret"), segment(0xe2, "MPF\x00secret"), segment(0xfe, "secret")), JPEG, 1, 48, ""},
 		{"the thumbnail of JFIF goes, JFIF stays", withSegments(j, jfif), JPEG, 1, 48, jfifHead},
-		{"a colour profile stays", withSegments(j, segment(0xe2, iccHead+"\x01\x01profile")), JPEG, 1, 48, "profile"},
+		{"of a colour profile the colours stay", withSegments(j, segment(0xe2, iccHead+"\x01\x01"+string(profile(2)))), JPEG, 1, 48, "red.red.red."},
 		{"what is behind the end goes", append(bytes.Clone(j), "secret film"...), JPEG, 1, 48, ""},
 		{"a PNG without anything", p, PNG, 1, 48, ""},
 		{"texts, times and private chunks go", withChunks(p, chunk("tEXt", "Author\x00secret"), chunk("iTXt", "secret"), chunk("zTXt", "secret"),
@@ -149,7 +149,7 @@ func TestClean(t *testing.T) {
 		})
 	}
 	t.Run("another file stays as it is", func(t *testing.T) {
-		if got, pic, err := Clean([]byte("GIF89a secret")); err != nil || string(got) != "GIF89a secret" || pic.Type != "" {
+		if got, pic, err := Clean([]byte("BM secret")); err != nil || string(got) != "BM secret" || pic.Type != "" {
 			t.Errorf("%q, %+v, %v", got, pic, err)
 		}
 	})
@@ -279,7 +279,7 @@ func cleanTwice(t *testing.T, file []byte) {
 		}
 		return
 	}
-	if len(got) > len(file)+48 {
+	if len(got) > len(file)+400 { // a description that a profile must have
 		t.Fatalf("%d bytes became %d", len(file), len(got))
 	}
 	again, pic2, err := Clean(got)

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"image"
 	"image/color"
+	"image/gif"
 	"image/jpeg"
 	"image/png"
 
 	"golang.org/x/image/draw"
+	"golang.org/x/image/webp"
 )
 
 const (
@@ -21,24 +23,33 @@ const (
 	previewQuality = 85
 )
 
-// Preview makes a JPEG of at most [PreviewSize] pixels each way from a JPEG or PNG
-// file, upright and with nothing but the picture in it. What is transparent gets
-// white. A small picture stays as small as it is. The error is [ErrPicture], also
-// for a picture of more than 16 million pixels, which is not decoded.
-func Preview(file []byte) ([]byte, error) {
+// Preview makes a JPEG of at most [PreviewSize] pixels each way from a JPEG, PNG, GIF
+// or still WebP file, upright and with nothing but the picture in it; of an animated
+// GIF it is the first picture. What is transparent gets white. A small picture stays
+// as small as it is. The error is [ErrPicture], also for a picture of more than 16
+// million pixels, which is not decoded.
+func Preview(file []byte) ([]byte, error) { return Shrink(file, PreviewSize) }
+
+// Shrink is [Preview] with at most size pixels each way.
+func Shrink(file []byte, size int) ([]byte, error) {
 	clean, p, err := Clean(file)
 	if err != nil {
 		return nil, err
 	}
 	if p.Type == "" {
-		return nil, fmt.Errorf("%w: neither JPEG nor PNG", ErrPicture)
+		return nil, fmt.Errorf("%w: neither JPEG, PNG, GIF nor WebP", ErrPicture)
 	}
 	if int64(p.Width)*int64(p.Height) > maxPixels {
 		return nil, fmt.Errorf("%w: %d × %d pixels are too many", ErrPicture, p.Width, p.Height)
 	}
 	decode, config := jpeg.Decode, jpeg.DecodeConfig
-	if p.Type == PNG {
+	switch p.Type {
+	case PNG:
 		decode, config = png.Decode, png.DecodeConfig
+	case GIF:
+		decode, config = gif.Decode, gif.DecodeConfig
+	case WebP:
+		decode, config = webp.Decode, webp.DecodeConfig
 	}
 	// What the decoder reads may be another head than the one above.
 	c, err := config(bytes.NewReader(clean))
@@ -52,7 +63,7 @@ func Preview(file []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrPicture, err)
 	}
-	width, height := fit(full.Bounds().Dx(), full.Bounds().Dy())
+	width, height := fit(full.Bounds().Dx(), full.Bounds().Dy(), size)
 	small := image.NewRGBA(image.Rect(0, 0, width, height))
 	draw.Draw(small, small.Bounds(), image.NewUniform(color.White), image.Point{}, draw.Src)
 	draw.ApproxBiLinear.Scale(small, small.Bounds(), full, full.Bounds(), draw.Over, nil)
@@ -63,13 +74,13 @@ func Preview(file []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// fit shrinks sizes so that the longer one is a preview's.
-func fit(width, height int) (int, int) {
+// fit shrinks a width and a height so that the longer one is at most size.
+func fit(width, height, size int) (int, int) {
 	longest := max(width, height)
-	if longest <= PreviewSize {
+	if longest <= size {
 		return width, height
 	}
-	return max(1, width*PreviewSize/longest), max(1, height*PreviewSize/longest)
+	return max(1, width*size/longest), max(1, height*size/longest)
 }
 
 // upright turns a picture as Exif says that it is to be shown.

@@ -19,7 +19,7 @@
 //		save(o.Dump())                    // Load brings it back
 //	}
 //
-// [Profile], [Contacts], [Conversations], [Groups], [Info] and [Members]
+// [Profile], [Contacts], [Conversations], [Groups], [Devices], [Info] and [Members]
 // are views that name what the tree holds. They are one pointer wide, hold
 // nothing themselves, and leave keys alone that they do not know.
 //
@@ -47,7 +47,8 @@ import (
 // Kind says which config an [Object] is.
 type Kind uint8
 
-// The configs. The first four belong to an account, the other two to a group.
+// The configs. The first four belong to an account, the next two to a group, and
+// the last one to an account again: it is ours.
 const (
 	UserProfile   Kind = 1 + iota // name, picture, settings
 	ContactList                   // contacts and their settings
@@ -55,6 +56,7 @@ const (
 	UserGroups                    // groups and communities
 	GroupInfo                     // name, description, timer of one group
 	GroupMembers                  // members of one group
+	DeviceList                    // devices of an account; see [Devices]
 )
 
 // kindFacts is what differs between configs below the views. The values are
@@ -75,6 +77,7 @@ var facts = map[Kind]kindFacts{
 	UserGroups:    {"user groups", 5, "UserGroups", 4, false},
 	GroupInfo:     {"group info", 13, "groups::Info", 0, true},
 	GroupMembers:  {"group members", 14, "groups::Members", 0, true},
+	DeviceList:    {"devices", deviceNamespace, deviceDomain, 0, false},
 }
 
 // Kinds of an account and of a group, in the order in which clients poll them.

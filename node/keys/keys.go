@@ -203,7 +203,8 @@ func montgomery(p *edwards25519.Point) [32]byte { return [32]byte(p.BytesMontgom
 // as (L-1)p = -p because a Scalar cannot hold L itself.
 func inMainSubgroup(p *edwards25519.Point) bool {
 	minusOne := edwards25519.NewScalar().Negate(scalarOne())
-	product := new(edwards25519.Point).ScalarMult(minusOne, p)
+	// Nothing here is secret, and most digits of L are zero.
+	product := new(edwards25519.Point).VarTimeDoubleScalarBaseMult(minusOne, p, edwards25519.NewScalar())
 	return product.Equal(new(edwards25519.Point).Negate(p)) == 1
 }
 

@@ -131,6 +131,22 @@ func VotesNeeded(testers int) int {
 	return 2*testers/3 + 1
 }
 
+// Deserves is the verdict that an honest tester votes for: gone when the node
+// failed its tests for long enough, back when it has passed one since it is in its
+// present state. The second result is false when there is nothing to vote for.
+func (n *Node) Deserves(p *Params, now int64, gone, back bool) (Verdict, bool) {
+	credit := n.CreditAt(p, now)
+	switch {
+	case gone && n.Status == Active && credit >= int64(p.CreditLeast):
+		return Decommission, true
+	case gone && (n.Status == Active || n.Status == Decommissioned && credit < 0):
+		return Deregister, true
+	case n.Status == Decommissioned && back:
+		return Recommission, true
+	}
+	return 0, false
+}
+
 // changeState decommissions, recommissions or deregisters a node. Testers say
 // that it fails or passes; what follows from that is up to its credit (oxen-core,
 // quorum_cop::process_quorums), so that lying testers cannot take more from a

@@ -70,9 +70,7 @@ func (m *Messenger) checkDatabase(seed account.Seed) error {
 	}
 	own := account.New(seed)
 	defer own.Wipe()
-	secret := own.Keys().Seed()
-	defer clear(secret[:])
-	a, err := archive.Open(m.cfg.DBPath, secret, m.cfg.Rand, m.cfg.Now)
+	a, err := archive.Open(m.cfg.DBPath, own, m.cfg.Rand, m.cfg.Now)
 	if err != nil {
 		return forCaller(ErrDisk, err)
 	}
@@ -98,6 +96,7 @@ func (m *Messenger) ChangePIN(ctx context.Context, req *api.ChangePINRequest) (*
 	// The caller's going away must not end it half-way.
 	_, err := m.cfg.Vault.ResealAccount(context.WithoutCancel(ctx), &api.ResealAccountRequest{Pin: req.GetPin(), NewPin: req.GetNewPin()})
 	m.askVault(ctx)
+	m.succeed()
 	if err != nil {
 		return nil, vaultError(err)
 	}
@@ -156,6 +155,8 @@ func (m *Messenger) Phrase(ctx context.Context, req *api.PhraseRequest) (*api.Ph
 		return nil, err
 	}
 	defer seed.Wipe()
+	m.askVault(ctx)
+	m.succeed()
 	return &api.PhraseReply{Phrase: seed.Phrase()}, nil
 }
 
@@ -184,6 +185,8 @@ func (m *Messenger) admit(ctx context.Context, pin string, ask func(context.Cont
 		return nil, err
 	}
 	defer seed.Wipe()
+	m.askVault(ctx)
+	m.succeed()
 	a := account.New(seed)
 	if err := m.open(a, true); err != nil {
 		a.Wipe()
@@ -192,6 +195,7 @@ func (m *Messenger) admit(ctx context.Context, pin string, ask func(context.Cont
 		m.mu.Unlock()
 		return nil, err
 	}
+	m.noteGeneration()
 	m.askVault(ctx)
 	m.log.Info("account opened")
 	return m.state(), nil
@@ -260,6 +264,10 @@ func (m *Messenger) watchVault(ctx context.Context) {
 		if !open {
 			wait := vaultRetry
 			if m.askVault(ctx) {
+				if m.opening.TryLock() { // whoever has it changes things just now
+					m.succeed()
+					m.opening.Unlock()
+				}
 				if wait = vaultWatch; !told {
 					m.log.Info("the vault answers")
 					told = true

@@ -27,6 +27,10 @@ type fakeVault struct {
 	seed   []byte
 	pin    string
 	tries  uint32
+	duress string // the PIN that puts another account in the place of this one
+
+	generation uint64 // of the account, 0 = it tells none
+
 	broken bool     // the account does not open on this device
 	given  [][]byte // the seeds that went out, to see whether they are wiped
 }
@@ -52,7 +56,7 @@ func (v *fakeVault) Status(context.Context, *api.VaultStatusRequest, ...grpc.Cal
 		return nil, err
 	}
 	defer leave()
-	return &api.VaultStatus{HasAccount: v.seed != nil, TriesLeft: v.tries, Developer: true}, nil
+	return &api.VaultStatus{HasAccount: v.seed != nil, TriesLeft: v.tries, Developer: true, Generation: v.generation}, nil
 }
 
 func (v *fakeVault) CreateAccount(_ context.Context, req *api.CreateAccountRequest, _ ...grpc.CallOption) (*api.AccountSeed, error) {
@@ -107,6 +111,19 @@ func (v *fakeVault) ResealAccount(_ context.Context, req *api.ResealAccountReque
 	return &api.ResealAccountReply{}, nil
 }
 
+func (v *fakeVault) SealDuress(_ context.Context, req *api.SealDuressRequest, _ ...grpc.CallOption) (*api.SealDuressReply, error) {
+	leave, err := v.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := v.check(req.Pin); err != nil {
+		return nil, err
+	}
+	v.duress = req.DuressPin
+	return &api.SealDuressReply{}, nil
+}
+
 func (v *fakeVault) RemoveAccount(_ context.Context, req *api.RemoveAccountRequest, _ ...grpc.CallOption) (*api.RemoveAccountReply, error) {
 	leave, err := v.enter()
 	if err != nil {
@@ -127,6 +144,9 @@ func (v *fakeVault) check(pin string) error {
 		return status.Error(codes.NotFound, "there is no account on this device yet")
 	case v.broken:
 		return status.Error(codes.FailedPrecondition, "the account cannot be opened on this device")
+	case pin == v.duress && pin != "":
+		v.seed, v.pin, v.duress = bytes.Repeat([]byte{9}, 16), pin, ""
+		v.generation++
 	case pin != v.pin:
 		v.tries--
 		return status.Errorf(codes.PermissionDenied, "wrong PIN, %d tries left", v.tries)

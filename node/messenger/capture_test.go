@@ -111,7 +111,7 @@ func TestARecordedConversationOfAnotherClientIsUnderstood(t *testing.T) {
 			if err := s.take(archive.Place{}, r.inbox(c.owner.ID())); err != nil {
 				t.Fatal(err)
 			}
-			list, err := s.archive.Messages(c.with, 100, 1<<20)
+			list, err := s.archive.Messages(c.with, 0, 100, 1<<20)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -143,7 +143,7 @@ func TestARecordedConversationOfAnotherClientIsUnderstood(t *testing.T) {
 			if err := s.take(archive.Place{Node: [32]byte{1}}, again); err != nil {
 				t.Fatal(err)
 			}
-			if list, _ := s.archive.Messages(c.with, 100, 1<<20); len(list) != len(c.want) {
+			if list, _ := s.archive.Messages(c.with, 0, 100, 1<<20); len(list) != len(c.want) {
 				t.Errorf("%d lines after the same again", len(list))
 			}
 		})
@@ -185,7 +185,7 @@ func TestARecordedReactionIsShownUntilItIsTakenBack(t *testing.T) {
 		if err := s.take(archive.Place{}, []mailbox.Message{m}); err != nil {
 			t.Fatal(err)
 		}
-		list, err := s.archive.Messages(r.person(t, "alice").ID(), 100, 1<<20)
+		list, err := s.archive.Messages(r.person(t, "alice").ID(), 0, 100, 1<<20)
 		if err != nil {
 			t.Fatal(err)
 		}

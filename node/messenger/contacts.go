@@ -6,8 +6,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"google.golang.org/protobuf/proto"
-
 	"hearth/node/account"
 	"hearth/node/api"
 	"hearth/node/messenger/archive"
@@ -25,14 +23,15 @@ func (m *Messenger) Contacts(ctx context.Context, _ *api.ContactsRequest) (*api.
 	defer done()
 	reply := &api.ContactsReply{}
 	for _, c := range s.archive.Contacts() {
-		if c.Approved || c.Blocked {
+		if (c.Approved || c.Blocked) && !c.IsGroup() {
 			reply.Contacts = append(reply.Contacts, apiContact(c))
 		}
 	}
 	return reply, nil
 }
 
-// AddContact names a Session ID; an empty name takes a name away. Errors:
+// AddContact names a Session ID, which may be what a QR code held; an empty name takes
+// a name away. Errors:
 // [ErrBadID], [ErrName], [ErrNameTaken], [ErrDisk].
 func (m *Messenger) AddContact(ctx context.Context, req *api.AddContactRequest) (*api.Contact, error) {
 	s, _, done, err := m.use(ctx)
@@ -40,9 +39,9 @@ func (m *Messenger) AddContact(ctx context.Context, req *api.AddContactRequest) 
 		return nil, err
 	}
 	defer done()
-	id, err := account.ParseSessionID(req.GetSessionId())
+	id, err := scannedID(req.GetSessionId())
 	if err != nil {
-		return nil, ErrBadID
+		return nil, err
 	}
 	name := strings.TrimSpace(req.GetName())
 	if !validName(name) || looksLikeID(name) {
@@ -57,7 +56,8 @@ func (m *Messenger) AddContact(ctx context.Context, req *api.AddContactRequest) 
 }
 
 // Messages lists a conversation. With mark_read the messages come back as they
-// were before, so that a screen can tell which are new. Errors: [ErrBadID],
+// were before, so that a screen can tell which are new; the whole conversation is
+// marked, whatever part of it is listed. Errors: [ErrBadID],
 // [ErrUnknown], [ErrAmbiguous], [ErrDisk].
 func (m *Messenger) Messages(ctx context.Context, req *api.MessagesRequest) (*api.MessagesReply, error) {
 	s, _, done, err := m.use(ctx)
@@ -69,11 +69,8 @@ func (m *Messenger) Messages(ctx context.Context, req *api.MessagesRequest) (*ap
 	if err != nil {
 		return nil, err
 	}
-	limit := int(min(req.GetLimit(), maxCount))
-	if limit == 0 {
-		limit = defaultCount
-	}
-	list, err := s.archive.Messages(with, limit, maxReplyBytes)
+	limit := countOf(req.GetLimit())
+	list, err := s.archive.Messages(with, req.GetBefore(), limit, maxReplyBytes)
 	if err != nil {
 		return nil, forCaller(ErrDisk, err)
 	}
@@ -93,20 +90,65 @@ func (m *Messenger) Messages(ctx context.Context, req *api.MessagesRequest) (*ap
 	return reply, nil
 }
 
+// Search finds messages that hold a text, whatever its case, the latest first:
+// those of one conversation, or of all contacts. Nothing is marked read. Errors:
+// [ErrEmpty], [ErrTooLong], [ErrNotText], [ErrBadID], [ErrUnknown], [ErrAmbiguous],
+// [ErrBusy], [ErrDisk].
+func (m *Messenger) Search(ctx context.Context, req *api.SearchRequest) (*api.MessagesReply, error) {
+	s, ctx, done, err := m.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if err := checkText(req.GetText()); err != nil {
+		return nil, err
+	}
+	var with account.ID // all
+	if req.GetWith() != "" {
+		if with, err = s.whomever(req.GetWith()); err != nil {
+			return nil, err
+		}
+	}
+	select {
+	case m.searching <- struct{}{}: // it takes a whole processor
+		defer func() { <-m.searching }()
+	case <-ctx.Done():
+		return nil, forCaller(ErrBusy, ctx.Err())
+	}
+	list, err := s.archive.Search(ctx, with, req.GetText(), countOf(req.GetLimit()), maxReplyBytes)
+	if err != nil {
+		return nil, forCaller(ErrDisk, err)
+	}
+	reply := &api.MessagesReply{}
+	for _, msg := range list {
+		reply.Messages = append(reply.Messages, s.apiMessage(msg))
+	}
+	return reply, nil
+}
+
+// countOf is how many messages a reply has at most when so many are asked for.
+func countOf(limit uint32) int {
+	if limit == 0 {
+		return defaultCount
+	}
+	return int(min(limit, maxCount))
+}
+
 func validName(name string) bool {
 	return len(name) <= MaxName && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
 }
 
 // receipt makes what tells somebody that their messages were read, or is nil.
 func (s *session) receipt(with account.ID) func([]int64) (archive.Parcel, error) {
-	if !s.wants().ReadReceipts || with == s.own.ID() {
+	if !s.wants().ReadReceipts || with == s.own.ID() || isGroup(with) {
 		return nil
 	}
 	return func(times []int64) (archive.Parcel, error) {
+		at := s.stamp()
 		r := &sessionpb.ReceiptMessage{Type: sessionpb.ReceiptMessage_READ.Enum()}
 		for _, t := range times {
 			r.Timestamp = append(r.Timestamp, uint64(t))
 		}
-		return s.parcel(with, &sessionpb.Content{ReceiptMessage: r, SigTimestamp: proto.Uint64(uint64(s.stamp()))}, mailbox.TTL)
+		return s.parcel(with, &sessionpb.Content{ReceiptMessage: r}, at, mailbox.TTL)
 	}
 }

@@ -32,6 +32,7 @@ var (
 	ErrOpen      = &Error{codes.AlreadyExists, "there is an account already"}
 	ErrPIN       = &Error{codes.InvalidArgument, "a PIN has 6 to 32 characters"}
 	ErrSamePIN   = &Error{codes.InvalidArgument, "the new PIN is the old one"}
+	ErrLockTime  = &Error{codes.InvalidArgument, "the account locks after 1 to 1440 minutes without use, or with 0 never by itself"}
 	ErrPhrase    = &Error{codes.InvalidArgument, "not a recovery phrase"}
 	ErrNoVault   = &Error{codes.FailedPrecondition, "the vault does not answer"}
 	ErrBusy      = &Error{codes.ResourceExhausted, "too many requests at a time"}
@@ -68,7 +69,31 @@ var (
 	ErrFileGone  = &Error{codes.NotFound, "nobody keeps the file any more"}
 	ErrForged    = &Error{codes.DataLoss, "the file is not what its sender described"}
 	ErrNoPreview = &Error{codes.FailedPrecondition, "the file is no picture that can be shown"}
+	ErrNoPicture = &Error{codes.NotFound, "there is no picture"}
+	ErrUpload    = &Error{codes.Aborted, "the network did not take the picture"}
 	ErrFetch     = &Error{codes.Aborted, "the network did not give the file"}
+
+	ErrNoGroup        = &Error{codes.NotFound, "there is no such group"}
+	ErrGroupAmbiguous = &Error{codes.FailedPrecondition, "several groups have this name: use the group's ID"}
+	ErrIsGroup        = &Error{codes.InvalidArgument, "this is a group, not a person"}
+	ErrNotAdmin       = &Error{codes.PermissionDenied, "only an admin of the group can do that"}
+	ErrGroupOver      = &Error{codes.FailedPrecondition, "you are no longer in this group"}
+	ErrNotJoined      = &Error{codes.FailedPrecondition, "you have not accepted the invitation to this group"}
+	ErrNoInvitation   = &Error{codes.NotFound, "there is no invitation to this group"}
+	ErrGroupEarly     = &Error{codes.FailedPrecondition, "the group's swarm has not been asked yet: try again in a moment"}
+	ErrGroupName      = &Error{codes.InvalidArgument, "a group's name has 1 to 100 bytes, no control characters, and is not an ID"}
+	ErrDescription    = &Error{codes.InvalidArgument, "a description has at most 2,000 bytes and no control characters"}
+	ErrNotMember      = &Error{codes.NotFound, "they are not in the group"}
+	ErrNobodyNamed    = &Error{codes.InvalidArgument, "nobody is named"}
+	ErrGroupFull      = &Error{codes.ResourceExhausted, "there are too many people in the group, or too many groups"}
+	ErrGroupTimer     = &Error{codes.InvalidArgument, "messages of a group disappear 10 seconds to 14 days after sending, or stay"}
+
+	ErrLinkCode    = &Error{codes.InvalidArgument, "this is no code, or it is mistyped: it has six groups of four characters"}
+	ErrLinkNothing = &Error{codes.NotFound, "no device waits under this code: make a new one with link on the other device"}
+	ErrLinkOver    = &Error{codes.FailedPrecondition, "the code's ten minutes are over: make a new one with link on the other device"}
+	ErrLinkUsed    = &Error{codes.FailedPrecondition, "the code has been used, or a later one has taken its place: make a new one with link on the other device"}
+	ErrLinkStore   = &Error{codes.Aborted, "the network does not take what the other device needs"}
+	ErrLinkNetwork = &Error{codes.Aborted, "the network does not give what waits under the code"}
 
 	ErrNetwork = &Error{codes.Aborted, "the network did not take the message"}
 	ErrDisk    = &Error{codes.Internal, "the database does not work"}

@@ -153,6 +153,7 @@ func (s *session) publish(r archive.Result) {
 		s.m.events.publish(&api.Event{Event: &api.Event_Updated{Updated: &api.Update{
 			Change: api.Update_Change(c.Change), Message: s.apiMessage(c.Message)}}})
 	}
+	s.shared.learn(r.Guessed)
 	if len(r.Parcels) > 0 {
 		s.schedule(r.Parcels, false)
 	}

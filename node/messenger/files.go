@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -29,9 +28,7 @@ import (
 
 const (
 	pieceSize    = 64 << 10 // bytes of one reply of FetchFile
-	fetchTries   = 3        // rounds over the network for one file, each over up to three paths
-	fetchPause   = 2 * time.Second
-	progressStep = 20 // parts of a transfer after which somebody is told
+	progressStep = 20       // parts of a transfer after which somebody is told
 )
 
 // Why a message with a file never arrives, for people.
@@ -84,9 +81,9 @@ func (p *pieces) Read(b []byte) (int, error) {
 
 // SendFileFrom sends what file gives as a message. The bytes are encrypted and
 // written down, with the message, before it returns; then they are brought to the
-// file service of the nodes, and when they are there the message goes out. Other
-// messages to the same person do not wait for that. How far the upload is comes as
-// events. A JPEG or PNG is cleaned first, see [attachment.Clean].
+// file service of the nodes, as often as it takes, and when they are there the
+// message goes out. Other messages to the same person do not wait for that. How far
+// the upload is comes as events. A picture is cleaned first, see [attachment.Clean].
 //
 // It returns as [Messenger.Send] does, with the same errors, and further
 // [ErrFileHead], [ErrFileSize], [ErrFileEmpty], [ErrPicture] and [ErrNoRoom].
@@ -273,26 +270,9 @@ func (s *session) upload(ctx context.Context, id uint64) (to account.ID, err err
 	if err != nil {
 		return to, fmt.Errorf("%w: %w", path.ErrRequest, err)
 	}
-	payload := onion.V4Request{Method: http.MethodPost, Endpoint: "/file", Body: content, Headers: map[string]string{
-		"Content-Type": "application/octet-stream", "Content-Disposition": "attachment"}}.Encode()
 	tell := steps(func(done, total int64) { s.tellTransfer(p.Message, true, done, total) })
-	total := int64(len(payload))
-	answer, err := s.client.AskServer(ctx, server, payload, func(sent, _, _ int64) { tell(min(sent, total), total) })
-	if err != nil {
+	if err := s.post(ctx, server, u, content, tell); err != nil {
 		return to, err
-	}
-	switch code := answer.Code; {
-	case code == http.StatusOK:
-	case code >= 400 && code < 500:
-		return to, fmt.Errorf("%w: the file service says %d", path.ErrRequest, code)
-	default:
-		return to, fmt.Errorf("the file service says %d", code)
-	}
-	var got struct {
-		ID string `json:"id"`
-	}
-	if err := json.Unmarshal(answer.Body, &got); err != nil || got.ID != u.ID {
-		return to, errAnswer
 	}
 	if ok, err = s.archive.Uploaded(id); err != nil {
 		s.diskFailed(err)
@@ -303,6 +283,32 @@ func (s *session) upload(ctx context.Context, id uint64) (to account.ID, err err
 	}
 	s.log.Info("file uploaded", "bytes", len(content))
 	return p.To, nil
+}
+
+// post uploads bytes, once, and checks that the service has them under their name.
+// Uploading them again changes nothing but how long they are kept.
+func (s *session) post(ctx context.Context, server onion.WebServer, u attachment.URL, content []byte, tell func(done, total int64)) error {
+	payload := onion.V4Request{Method: http.MethodPost, Endpoint: "/file", Body: content, Headers: map[string]string{
+		"Content-Type": "application/octet-stream", "Content-Disposition": "attachment"}}.Encode()
+	total := int64(len(payload))
+	answer, err := s.client.AskServer(ctx, server, payload, func(sent, _, _ int64) { tell(min(sent, total), total) })
+	if err != nil {
+		return err
+	}
+	switch code := answer.Code; {
+	case code == http.StatusOK:
+	case code >= 400 && code < 500:
+		return fmt.Errorf("%w: the file service says %d", path.ErrRequest, code)
+	default:
+		return fmt.Errorf("the file service says %d", code)
+	}
+	var got struct {
+		ID string `json:"id"`
+	}
+	if err := json.Unmarshal(answer.Body, &got); err != nil || got.ID != u.ID {
+		return errAnswer
+	}
+	return nil
 }
 
 // whereIs reads where a file is. A contact must not be able to lead this device to
@@ -358,8 +364,8 @@ func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 // 64 KiB, or a preview of it. Nothing is written before every byte was found to be
 // the sender's. A file that was fetched before comes from the disk; otherwise the
 // file service is asked, and progress, which may be nil, told how that goes. A
-// download that breaks off begins anew, because the service gives files as a whole
-// only.
+// download that breaks off goes on where it was when it is asked for again, over a
+// restart as well: see download.go.
 //
 // Nothing is ever fetched unless somebody calls this. Errors: [ErrNoMessage],
 // [ErrNoFile], [ErrStranger], [ErrBlocked], [ErrBadID], [ErrUnknown],
@@ -429,55 +435,28 @@ func (s *session) fetchFile(ctx context.Context, msg archive.Message, f archive.
 			cancel(err) // nobody waits for it any more
 		}
 	})
-	payload := onion.V4Request{Method: http.MethodGet, Endpoint: "/file/" + u.ID}.Encode()
-	for try := 1; ; try++ {
-		upload, err = s.download(ctx, server, u, payload, tell)
-		var plain []byte
-		if err == nil {
-			if plain, err = openFile(upload, f, u); err == nil {
-				if err := s.archive.KeepFile(msg.Ref(), f, upload); err != nil && !errors.Is(err, archive.ErrNoMessage) {
-					s.diskFailed(err) // it can be fetched again
-				}
-				return plain, nil
-			}
-			if _, ok := u.OnNodes(); ok {
-				return nil, err // these are the very bytes that the address names
-			}
-		}
-		switch {
-		case ctx.Err() != nil:
-			return nil, forCaller(ErrFetch, context.Cause(ctx))
-		case errors.Is(err, ErrFileGone), try == fetchTries:
-			return nil, forCaller(ErrFetch, err)
-		}
-		s.log.Warn("fetching a file", "try", try, "err", err)
-		if sleep(ctx, fetchPause) != nil {
-			return nil, forCaller(ErrFetch, context.Cause(ctx))
+	d := download{s: s, server: server, id: u.ID, tell: tell}
+	if d.content, d.total, err = s.archive.Partial(f); err != nil {
+		return nil, forCaller(ErrDisk, err)
+	}
+	d.keep = func(at int64, part []byte) {
+		if err := s.archive.KeepPart(msg.Ref(), f, at, d.total, part); err != nil && !errors.Is(err, archive.ErrNoMessage) {
+			s.diskFailed(err) // it is fetched again after a restart, then
 		}
 	}
-}
-
-func (s *session) download(ctx context.Context, server onion.WebServer, u attachment.URL, payload []byte, tell func(got, total int64)) ([]byte, error) {
-	answer, err := s.client.AskServer(ctx, server, payload, func(_, received, total int64) {
-		if received > 0 {
-			tell(received, total)
-		}
+	d.drop = func() { s.archive.DropPart(f) }
+	var plain []byte
+	err = d.fetch(ctx, u, func(content []byte) (err error) {
+		plain, err = openFile(content, f, u)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case answer.Code == http.StatusNotFound:
-		return nil, ErrFileGone
-	case answer.Code != http.StatusOK:
-		return nil, fmt.Errorf("the file service says %d", answer.Code)
+	if err := s.archive.KeepFile(msg.Ref(), f, d.content); err != nil && !errors.Is(err, archive.ErrNoMessage) {
+		s.diskFailed(err) // it can be fetched again
 	}
-	// Whoever ends the path may have made something up; another one gives the
-	// right bytes.
-	if id, ok := u.OnNodes(); ok && attachment.IDOf(answer.Body) != id {
-		return nil, ErrForged
-	}
-	return answer.Body, nil
+	return plain, nil
 }
 
 // openFile checks and decrypts a file.

@@ -3,7 +3,6 @@ package messenger
 import (
 	"context"
 	"slices"
-	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -49,10 +48,12 @@ func (m *Messenger) React(ctx context.Context, req *api.ReactRequest) (*api.Mess
 	if !s.mayReact() {
 		return nil, ErrFast
 	}
-	ms := s.stamp()
+	at := s.stamp()
 	author, action := msg.With, sessionpb.DataMessage_Reaction_REACT
 	if msg.Outgoing {
 		author = s.own.ID()
+	} else if isGroup(msg.With) {
+		author = msg.From
 	}
 	if req.GetRemove() {
 		action = sessionpb.DataMessage_Reaction_REMOVE
@@ -61,12 +62,11 @@ func (m *Messenger) React(ctx context.Context, req *api.ReactRequest) (*api.Mess
 		DataMessage: &sessionpb.DataMessage{Reaction: &sessionpb.DataMessage_Reaction{
 			Id: proto.Uint64(uint64(msg.Timestamp)), Author: proto.String(author.String()),
 			Emoji: proto.String(req.GetEmoji()), Action: action.Enum()}},
-		SigTimestamp: proto.Uint64(uint64(ms)),
-	}, mailbox.TTL)
+	}, at, mailbox.TTL)
 	if err != nil {
 		return nil, forCaller(ErrNobody, err)
 	}
-	msg, result, err := s.archive.React(msg.Ref(), archive.Reaction{Emoji: req.GetEmoji(), Mine: true, At: ms, Gone: req.GetRemove()}, p)
+	msg, result, err := s.archive.React(msg.Ref(), archive.Reaction{Emoji: req.GetEmoji(), Mine: true, At: at.ms, Gone: req.GetRemove()}, p)
 	return s.done(msg, result, err)
 }
 
@@ -101,11 +101,12 @@ func (m *Messenger) Unsend(ctx context.Context, req *api.UnsendRequest) (*api.Me
 		return nil, ErrNoMessage
 	case !msg.Outgoing:
 		return nil, ErrNotOwn
+	case isGroup(msg.With):
+		return s.unsendOfGroup(msg)
 	}
 	p, err := s.outgoing(msg.With, &sessionpb.Content{
 		UnsendRequest: &sessionpb.UnsendRequest{Timestamp: proto.Uint64(uint64(msg.Timestamp)), Author: proto.String(s.own.ID().String())},
-		SigTimestamp:  proto.Uint64(uint64(s.stamp())),
-	}, mailbox.TTL)
+	}, s.stamp(), mailbox.TTL)
 	if err != nil {
 		return nil, forCaller(ErrNobody, err)
 	}
@@ -129,6 +130,9 @@ func (m *Messenger) SetTimer(ctx context.Context, req *api.SetTimerRequest) (*ap
 	with, err := s.whom(req.GetWith())
 	if err != nil {
 		return nil, err
+	}
+	if isGroup(with) {
+		return s.setGroupTimer(ctx, with, req.GetTimer())
 	}
 	var t archive.Timer
 	switch given := req.GetTimer(); given.GetType() {
@@ -174,6 +178,9 @@ func (m *Messenger) Typing(ctx context.Context, req *api.TypingRequest) (*api.Ty
 		return nil, err
 	}
 	c, _ := s.archive.Contact(with)
+	if isGroup(with) { // nobody is told there
+		return &api.TypingReply{}, nil
+	}
 	if !s.wants().Typing || !c.Approved || !c.ApprovedMe || c.Blocked || with == s.own.ID() {
 		return &api.TypingReply{}, nil
 	}
@@ -189,8 +196,8 @@ func (m *Messenger) Typing(ctx context.Context, req *api.TypingRequest) (*api.Ty
 	if req.GetStopped() {
 		action = sessionpb.TypingMessage_STOPPED
 	}
-	_, err = s.box.Store(ctx, with, typingTTL, s.stamp, func(ms int64) ([]byte, error) {
-		p, err := s.parcel(with, &sessionpb.Content{
+	_, err = s.box.Store(ctx, with, typingTTL, func() int64 { return s.stamp().ms }, func(ms int64) ([]byte, error) {
+		p, err := s.sealed(with, &sessionpb.Content{
 			TypingMessage: &sessionpb.TypingMessage{Timestamp: proto.Uint64(uint64(ms)), Action: action.Enum()},
 			SigTimestamp:  proto.Uint64(uint64(ms)),
 		}, typingTTL)
@@ -275,7 +282,7 @@ func (s *session) keepExpiring(ctx context.Context) {
 		result, err := s.archive.Expire()
 		if err != nil {
 			s.diskFailed(err)
-			if sleep(ctx, time.Minute) != nil {
+			if mailbox.Pause(ctx, time.Minute) != nil {
 				return
 			}
 			continue
@@ -304,17 +311,4 @@ func validEmoji(e string) bool {
 
 // tidyLine makes a stranger's text fit for one line of a screen: no control or
 // invisible characters, at most max bytes, cut between code points.
-func tidyLine(text string, max int) string {
-	text = strings.TrimSpace(strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == unicode.ReplacementChar || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) {
-			return -1
-		}
-		return r
-	}, text))
-	for i, r := range text {
-		if i+utf8.RuneLen(r) > max {
-			return strings.TrimSpace(text[:i])
-		}
-	}
-	return text
-}
+func tidyLine(text string, max int) string { return archive.Tidy(text, max) }

@@ -838,7 +838,7 @@ func TestFloodsAreBounded(t *testing.T) {
 	}
 	add(a, wire.Text("later", uint64(at+900_000)))
 	flush()
-	if list, err := s.archive.Messages(a.ID(), 10, 1<<20); err != nil || list[len(list)-1].Shown() > time.Now().UnixMilli() {
+	if list, err := s.archive.Messages(a.ID(), 0, 10, 1<<20); err != nil || list[len(list)-1].Shown() > time.Now().UnixMilli() {
 		t.Errorf("%+v, %v", list, err)
 	}
 
@@ -914,7 +914,7 @@ func FuzzContentOfAHostilePeer(f *testing.F) {
 		if err := s.take(archive.Place{}, []mailbox.Message{{Hash: fmt.Sprintf("%043d", i), Data: data}}); err != nil {
 			t.Fatal(err)
 		}
-		list, err := s.archive.Messages(a.ID(), 3, 1<<20)
+		list, err := s.archive.Messages(a.ID(), 0, 3, 1<<20)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -275,7 +275,7 @@ func TestWipingLeavesNothing(t *testing.T) {
 					t.Fatalf("a wipe that was refused deleted something: %v", err)
 				}
 				r, err := m.Wipe(t.Context(), &api.WipeRequest{Pin: "123456"})
-				if err != nil || !r.Wiped || r.Confirmed != 3 || r.Swarm != 3 || r.Deleted != 3 || r.Trouble != "" {
+				if err != nil || !r.Wiped || r.Confirmed != 3 || r.Swarm != 3 || r.Deleted < 3 || r.Deleted > 4 || r.Trouble != "" {
 					t.Fatalf("%v, %v", r, err)
 				}
 				if left := kept(t, n, own); left != 0 {

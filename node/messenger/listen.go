@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"hearth/node/messenger/archive"
 	"hearth/node/messenger/mailbox"
 	"hearth/node/messenger/path"
 	"hearth/node/swarm"
@@ -46,11 +45,8 @@ func (s *session) keepListening(ctx context.Context) {
 			resting[node.Ed25519] = s.m.cfg.Now().Add(rest)
 			continue
 		}
-		timer := time.NewTimer(rest)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if mailbox.Pause(ctx, rest) != nil {
+			return
 		}
 	}
 }
@@ -80,12 +76,11 @@ func (s *session) listener(ctx context.Context, resting map[path.Key]time.Time) 
 // listen waits for messages at one member, until that fails, and says how long the
 // member is to be left alone then.
 func (s *session) listen(ctx context.Context, node swarm.Node) (rest time.Duration) {
-	place := archive.Place{Node: node.Ed25519}
 	vain := 0
 	// The first request is answered at once: it shows whether the member can do it.
 	for wait := time.Duration(0); ; wait = listenWait {
 		began := s.m.cfg.Now()
-		messages, more, err := s.box.Monitor(ctx, s.own, node, place.Namespace, s.archive.Last(place), wait)
+		pages, err := s.box.Monitor(ctx, s.own, node, ownSpaces, s.lasts(node, ownSpaces), wait)
 		switch {
 		case ctx.Err() != nil:
 			return 0
@@ -95,18 +90,11 @@ func (s *session) listen(ctx context.Context, node swarm.Node) (rest time.Durati
 			s.log.Debug("waiting for messages", "err", err)
 			return listenRest
 		}
-		news := false
-		if len(messages) > 0 {
-			hashes := make([]string, len(messages))
-			for i, m := range messages {
-				hashes[i] = m.Hash
-			}
-			news = slices.Contains(s.archive.Seen(hashes), false)
-			if err := s.take(place, messages); err != nil {
-				return listenRest
-			}
+		news, err := s.takePages(node, pages)
+		if err != nil {
+			return listenRest
 		}
-		if more {
+		if slices.ContainsFunc(pages, func(p mailbox.Page) bool { return p.More }) {
 			if err := s.fetch(ctx, node); err != nil {
 				return listenRest
 			}

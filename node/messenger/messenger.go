@@ -13,17 +13,29 @@
 //	m.Send(ctx, &api.SendRequest{To: id, Text: "hello"})
 //
 // What is sent is first written down, sealed, in the outbox of the database
-// (package archive); from there it goes, as often as it takes, into the
-// recipient's swarm (packages wire and mailbox), over a path of three nodes
-// (package path). A message is shown as stored when a member of that swarm has
-// signed for it. Besides texts there are answers, reactions, unsend requests,
-// read receipts, word of typing, and messages that disappear: see kinds.go for
-// those that go out and read.go for those that come in. Files lie encrypted on
-// nodes of the network; a message brings their address and key, and they are
-// fetched when somebody asks for them: see files.go. What others sent is
-// fetched from the account's own swarm every few seconds, opened, written to the
-// database, and only then shown. The only addresses that are
-// ever dialled are those of the seeds and of the two guards.
+// (package archive); from there it goes, as often as it takes, into the recipient's
+// swarm (packages wire and mailbox), over a path of three nodes (package path). A
+// message is shown as stored when a member of that swarm has signed for it. Besides
+// texts there are answers, reactions, unsend requests, read receipts, word of
+// typing, and messages that disappear: see kinds.go for those that go out and
+// read.go for those that come in. Files lie encrypted on nodes of the network; a
+// message brings their address and key, and they are fetched when somebody asks for
+// them, in chunks, so that a lost connection costs one of these: see files.go and
+// download.go. The pictures of people are files like that (picture.go). What others
+// sent is fetched from the account's own swarm every few seconds, opened, written
+// to the database, and only then shown. The only addresses that are ever dialled
+// are those of the seeds and of the two guards.
+//
+// Closed groups are conversations in swarms of their own (package group): see
+// group.go.
+//
+// Several devices can have one account. Profile, contacts, read state and groups
+// are what package config makes of all devices' changes; the archive keeps the
+// configs together with what they are about, and every change goes to the account's
+// swarm within a second or so and comes back from there: see configs.go. The devices
+// list themselves in a config of their own ([Messenger.Devices]). A new one gets the
+// account with a code ([Messenger.Link], [Messenger.Join]), or with the recovery
+// phrase.
 //
 // An account is made ([Messenger.Create]) or brought back ([Messenger.Restore]),
 // opened and closed as often as its owner likes ([Messenger.Unlock],
@@ -85,6 +97,9 @@ type Config struct {
 	DBPath string
 	// Seeds are asked for the first node list, all at the same time.
 	Seeds []NodeSource
+	// Ledger proves the node list; nil in a network without one. Seeds then only name
+	// nodes that can be asked.
+	Ledger *Ledger
 	// Node is the service node that runs on the same machine, nil for none: it is
 	// never a hop of this messenger's paths.
 	Node api.NodeClient
@@ -102,6 +117,9 @@ type Config struct {
 	// DisplayName goes out with every message until the owner chooses another, or
 	// none, in the settings. Empty is none.
 	DisplayName string
+	// DeviceName and DeviceKind are what the account's other devices call this one,
+	// the name until the owner chooses another. Empty is "Hearth", and no kind.
+	DeviceName, DeviceKind string
 }
 
 // Messenger is the messenger of one account. It is safe for concurrent use.
@@ -113,7 +131,10 @@ type Messenger struct {
 	events hub
 	calls  chan struct{} // one token for each request under way
 
-	staging chan struct{} // the token of the file that is taken in
+	staging   chan struct{} // the token of the file that is taken in
+	searching chan struct{} // the token of the search that is at work
+
+	patience chan struct{} // says that the account locks after another time than before
 
 	opening sync.Mutex // one PIN at a time
 
@@ -123,6 +144,7 @@ type Messenger struct {
 	vaultTold  uint64           // the one that vault answers
 	trouble    string           // of opening the account
 	session    *session         // nil unless the account is open
+	used       time.Time        // when somebody last asked for something
 	ownNode    *path.Key        // of the service node on this machine, nil = not known
 	turned     chan struct{}    // closed and replaced when session is set or taken away
 	closed     bool
@@ -165,7 +187,10 @@ func New(cfg Config) (*Messenger, error) {
 		calls:  make(chan struct{}, maxCalls),
 		turned: make(chan struct{}),
 
-		staging: make(chan struct{}, 1),
+		staging:   make(chan struct{}, 1),
+		searching: make(chan struct{}, 1),
+
+		patience: make(chan struct{}, 1),
 	}
 	if cfg.Account != nil {
 		if err := m.open(cfg.Account, false); err != nil {
@@ -186,6 +211,7 @@ func (m *Messenger) Run(ctx context.Context) error {
 	defer wait.Wait()
 	if m.cfg.Account == nil {
 		wait.Go(func() { m.watchVault(ctx) })
+		wait.Go(func() { m.lockWhenIdle(ctx) })
 	}
 	if m.cfg.Node != nil {
 		wait.Go(func() { m.watchOwnNode(ctx) })
@@ -222,7 +248,7 @@ func (m *Messenger) awaitSession(ctx context.Context) bool {
 
 // turn makes s the open session, nil for none. The caller holds m.mu.
 func (m *Messenger) turn(s *session) {
-	m.session = s
+	m.session, m.used = s, m.cfg.Now()
 	close(m.turned)
 	m.turned = make(chan struct{})
 }
@@ -280,6 +306,7 @@ func (m *Messenger) use(ctx context.Context) (s *session, _ context.Context, don
 		return nil, nil, nil, ErrLocked
 	}
 	s = m.session
+	m.used = m.cfg.Now()
 	m.working.Add(1)
 	ctx, cancel := context.WithCancel(ctx)
 	unhook := context.AfterFunc(s.life, cancel)

@@ -336,7 +336,7 @@ func TestSendingIsRefusedWithAReason(t *testing.T) {
 			{"nobody", "", "hi", ErrUnknown},
 			{"an unknown name", "Carol", "hi", ErrUnknown},
 			{"an ID that is too short", bob[:65], "hi", ErrBadID},
-			{"the ID of a group", "03" + bob[2:], "hi", ErrBadID},
+			{"the ID of a group", "03" + bob[2:], "hi", ErrNoGroup},
 			{"an ID that nobody can have", "05" + strings.Repeat("00", 32), "hi", ErrBadID},
 		} {
 			_, err := alice.Send(t.Context(), &api.SendRequest{To: c.to, Text: c.text})
@@ -415,13 +415,17 @@ func TestASeedThatComesLateIsWaitedFor(t *testing.T) {
 		n := swarmtest.New(t, 9, time.Now)
 		s := &lateSeed{n: n, from: time.Now().Add(10 * time.Second)}
 		alice, _ := start(t, n, Config{Account: person(1), Seeds: []NodeSource{deadSeed{}, s}})
-		time.Sleep(5 * time.Second)
-		if st := alice.now(); !strings.Contains(st.Trouble, "seed") || st.KnownNodes != 0 {
+		time.Sleep(patience / 2)
+		if st := alice.now(); st.Trouble != "" || !st.Connecting || st.KnownNodes != 0 {
+			t.Errorf("state %v", st) // calm: it has only just begun
+		}
+		time.Sleep(patience/2 + time.Second)
+		if st := alice.now(); !strings.Contains(st.Trouble, "seed") || !st.Connecting || st.KnownNodes != 0 {
 			t.Errorf("state %v", st)
 		}
 		alice.send(person(2).ID(), "waits") // asks before there is a list
 		synctest.Wait()
-		if st := alice.now(); st.Trouble != "" || st.KnownNodes != 9 {
+		if st := alice.now(); st.Trouble != "" || st.Connecting || st.KnownNodes != 9 {
 			t.Errorf("state %v", st)
 		}
 		var gaps []time.Duration
@@ -661,13 +665,13 @@ func TestWhatIsShownOfAMessage(t *testing.T) {
 func TestTwoMessagesNeverHaveTheSameTime(t *testing.T) {
 	s := &session{clock: mailbox.NewClock(func() time.Time { return time.UnixMilli(1000) })}
 	for i := range int64(5) {
-		if got := s.stamp(); got != 1000+i {
-			t.Errorf("stamp %d is %d", i, got)
+		if got := s.stamp(); got.ms != 1000+i || got.sure {
+			t.Errorf("stamp %d is %+v", i, got)
 		}
 	}
 	s.lastStamp = 1000 + 1_000_000 // drawn before the clock was corrected
-	if got := s.stamp(); got != 1000 {
-		t.Errorf("the stamp after a correction is %d", got)
+	if got := s.stamp(); got.ms != 1000 {
+		t.Errorf("the stamp after a correction is %+v", got)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"hearth/node/messenger/mailbox"
 	"hearth/node/messenger/path"
 	"hearth/node/seed"
 	"hearth/node/swarm"
@@ -29,7 +30,7 @@ func (s *session) keepNodes(ctx context.Context) {
 	for {
 		size, age := s.pool.Size(), s.pool.Age()
 		var err error
-		if asked || size < path.MinPool || age < 0 || age > listAge {
+		if asked || size < path.MinPool || age < 0 || age > listAge || s.prover != nil && !s.isReady() { // kept nodes are not proven ones
 			err = s.fetchNodes(ctx, seedsFirst || size < path.MinPool)
 			if ctx.Err() != nil {
 				return
@@ -39,7 +40,7 @@ func (s *session) keepNodes(ctx context.Context) {
 		fetched := s.m.cfg.Now()
 		var wait time.Duration
 		switch size = s.pool.Size(); {
-		case size <= path.Hops: // not one path with a destination besides
+		case size <= path.Hops || s.prover != nil && !s.isReady(): // not one path with a destination besides
 			wait, pause = pause, min(2*pause, listPause)
 		case size < path.MinPool || err != nil:
 			wait, pause = listCrowded, listFirst
@@ -61,7 +62,7 @@ func (s *session) keepNodes(ctx context.Context) {
 		}
 		timer.Stop()
 		// Whatever asks for a new list may ask all the time.
-		if err := sleep(ctx, min(wait, listPause-s.m.cfg.Now().Sub(fetched))); err != nil {
+		if err := mailbox.Pause(ctx, min(wait, listPause-s.m.cfg.Now().Sub(fetched))); err != nil {
 			return
 		}
 	}
@@ -70,11 +71,14 @@ func (s *session) keepNodes(ctx context.Context) {
 // listFailed remembers why there is no new list, or forgets it with nil.
 func (s *session) listFailed(err error) {
 	s.mu.Lock()
+	s.badSeed = errors.Is(err, seed.ErrPin) || unprovenText(err) != ""
 	switch {
 	case err == nil:
 		s.listTrouble = ""
 	case errors.Is(err, seed.ErrPin):
 		s.listTrouble = "no list of service nodes: the seed does not show the certificate it should"
+	case unprovenText(err) != "":
+		s.listTrouble = unprovenText(err)
 	case len(s.m.cfg.Seeds) == 0:
 		s.listTrouble = "no list of service nodes, and no seed to ask"
 	default:
@@ -101,6 +105,9 @@ func (s *session) isReady() bool {
 func (s *session) fetchNodes(ctx context.Context, seedsFirst bool) error {
 	ctx, cancel := context.WithTimeout(ctx, listLimit)
 	defer cancel()
+	if s.prover != nil {
+		return s.proveNodes(ctx)
+	}
 	var errs []error
 	if !seedsFirst {
 		l, err := s.box.NodeList(ctx)
@@ -166,15 +173,4 @@ func (s *session) askSeeds(ctx context.Context) (*swarm.List, error) {
 		errs = append(errs, a.err)
 	}
 	return nil, fmt.Errorf("asking the seeds: %w", errors.Join(errs...))
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -3,6 +3,7 @@ package messenger
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -105,7 +106,7 @@ func (s *session) keepDelivering(ctx context.Context) {
 			break
 		}
 		s.diskFailed(err)
-		if sleep(ctx, time.Minute) != nil {
+		if mailbox.Pause(ctx, time.Minute) != nil {
 			break
 		}
 	}
@@ -296,6 +297,8 @@ func (s *session) work(ctx context.Context, to account.ID, l *lane) {
 			reason = reasonLate
 		case errors.Is(err, errNoFile):
 			reason = reasonNoFile
+		case errors.Is(err, errOver):
+			reason = reasonOver
 		case errors.Is(err, errSeal):
 			reason = reasonSeal
 		case errors.Is(err, path.ErrRequest), errors.Is(err, path.ErrRefused):
@@ -386,7 +389,7 @@ func (s *session) store(ctx context.Context, p *archive.Parcel, uncertain bool) 
 	seal := func(int64) ([]byte, error) {
 		again := made
 		made = true
-		if p.Data != nil && (!again || uncertain) {
+		if p.Data != nil && (p.Fixed || !again || uncertain) {
 			return p.Data, nil
 		}
 		// Not made yet, because the time was not known; or a node refused it,
@@ -408,8 +411,7 @@ func (s *session) store(ctx context.Context, p *archive.Parcel, uncertain bool) 
 		ttl = min(ttl, left)
 	}
 	ttl = min(max(ttl, minTTL), mailbox.TTL)
-	stored, err := s.box.Store(ctx, p.To, ttl, func() int64 { return s.clock.Now().UnixMilli() }, seal)
-	return stored, err
+	return s.storeFor(ctx, p.To, ttl, seal)
 }
 
 // seal makes the bytes of a parcel, with a new time if the old one cannot be
@@ -418,7 +420,7 @@ func (s *session) seal(p *archive.Parcel, restamp bool) error {
 	for {
 		next := *p
 		if off := s.clock.Offset().Abs(); restamp || off > time.Second {
-			next.Timestamp = s.stamp()
+			next.Timestamp = s.stamp().ms
 			if next.Until != 0 {
 				next.Until += next.Timestamp - p.Timestamp
 			}
@@ -436,11 +438,10 @@ func (s *session) seal(p *archive.Parcel, restamp bool) error {
 			next.Copy, _ = proto.Marshal(&copied)
 		}
 		next.Content, _ = proto.Marshal(&content)
-		data, err := wire.Seal(s.m.cfg.Rand, s.own, p.To, &content)
-		if err != nil {
-			return fmt.Errorf("%w: %w", errSeal, err)
+		var err error
+		if next.Data, next.Hash, err = s.sealFor(p.To, &content); err != nil {
+			return err
 		}
-		next.Data, next.Hash = data, rpc.MessageHash(p.To, 0, data)
 		ok, result, err := s.archive.Sealed(next)
 		switch {
 		case errors.Is(err, archive.ErrTimeTaken):
@@ -473,16 +474,18 @@ func (s *session) copyOf(p archive.Parcel) (*archive.Parcel, error) {
 	return &copied, nil
 }
 
-// parcel makes what brings content to an account. Its time is sigTimestamp.
-func (s *session) parcel(to account.ID, content *sessionpb.Content, ttl time.Duration) (archive.Parcel, error) {
+// parcel makes what brings content to an account, and gives it its time.
+func (s *session) parcel(to account.ID, content *sessionpb.Content, at stamp, ttl time.Duration) (archive.Parcel, error) {
+	content.SigTimestamp = at.field()
 	// Sealed in any case, so that what can never be sealed is refused at once.
 	p, err := s.sealed(to, content, ttl)
-	if !s.clock.Known() || s.stampedBlind(p.Timestamp) {
+	if !at.sure {
 		p.Data, p.Hash = nil, ""
 	}
 	return p, err
 }
 
+// sealed makes the bytes. The time is the content's.
 func (s *session) sealed(to account.ID, content *sessionpb.Content, ttl time.Duration) (archive.Parcel, error) {
 	p := archive.Parcel{To: to, TTL: ttl.Milliseconds(), Timestamp: int64(content.GetSigTimestamp()), Own: to == s.own.ID()}
 	data, err := wire.Seal(s.m.cfg.Rand, s.own, to, content)
@@ -499,19 +502,23 @@ func (s *session) sealed(to account.ID, content *sessionpb.Content, ttl time.Dur
 // outgoing makes the parcel of content for somebody, with the owner's profile,
 // and of the copy that the owner's other devices get. A note to self names its
 // conversation, as those copies do.
-func (s *session) outgoing(to account.ID, content *sessionpb.Content, ttl time.Duration) (archive.Parcel, error) {
+func (s *session) outgoing(to account.ID, content *sessionpb.Content, at stamp, ttl time.Duration) (archive.Parcel, error) {
+	if isGroup(to) {
+		return s.toGroup(to, content, at, ttl)
+	}
+	content.SigTimestamp = at.field()
 	copied := proto.CloneOf(content)
 	if d := copied.GetDataMessage(); d != nil {
 		d.SyncTarget = proto.String(to.String())
 		d.Profile, d.ProfileKey = nil, nil
 	}
 	if to == s.own.ID() {
-		return s.parcel(to, copied, ttl)
+		return s.parcel(to, copied, at, ttl)
 	}
 	if d := content.GetDataMessage(); d != nil {
-		d.Profile = s.ownProfile()
+		d.Profile, d.ProfileKey = s.ownProfile()
 	}
-	p, err := s.parcel(to, content, ttl)
+	p, err := s.parcel(to, content, at, ttl)
 	if err != nil {
 		return p, err
 	}
@@ -519,16 +526,22 @@ func (s *session) outgoing(to account.ID, content *sessionpb.Content, ttl time.D
 	return p, err
 }
 
-// ownProfile is what goes out with messages, or nothing.
-func (s *session) ownProfile() *sessionpb.LokiProfile {
+// ownProfile is what goes out with messages, or nothing. The address of a picture and
+// its key belong together.
+func (s *session) ownProfile() (_ *sessionpb.LokiProfile, pictureKey []byte) {
 	s.mu.Lock()
 	p := s.profile
 	s.mu.Unlock()
-	if p.Name == "" {
-		return nil
+	if p.Name == "" && p.PictureURL == "" {
+		return nil, nil
 	}
-	return &sessionpb.LokiProfile{
+	profile := &sessionpb.LokiProfile{
 		DisplayName:              proto.String(p.Name),
 		LastProfileUpdateSeconds: proto.Uint64(uint64(max(p.Since, 0))),
 	}
+	if p.PictureURL != "" {
+		profile.ProfilePicture = proto.String(p.PictureURL)
+	}
+	pictureKey, _ = hex.DecodeString(p.PictureKey) // as it was encoded
+	return profile, pictureKey
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"hearth/node/api"
+	"hearth/node/messenger/mailbox"
 	"hearth/node/messenger/path"
 )
 
@@ -28,7 +29,7 @@ func (m *Messenger) watchOwnNode(ctx context.Context) {
 		} else {
 			pause = min(2*pause, ownNodeLater)
 		}
-		if sleep(ctx, wait) != nil {
+		if mailbox.Pause(ctx, wait) != nil {
 			return
 		}
 	}

@@ -101,6 +101,7 @@ func (s *session) readData(in *archive.Incoming, c *sessionpb.Content) {
 	}
 	switch {
 	case data.GetGroupUpdateMessage() != nil:
+		s.readInvite(in, in.With, c)
 		return
 	case data.GetFlags() == uint32(sessionpb.DataMessage_EXPIRATION_TIMER_UPDATE):
 		t := timerOf(c)
@@ -111,19 +112,19 @@ func (s *session) readData(in *archive.Incoming, c *sessionpb.Content) {
 		return
 	case data.GetReaction() != nil:
 		r := data.GetReaction()
-		outgoing, ok := s.side(in.With, r.GetAuthor())
+		outgoing, from, ok := s.side(in.With, r.GetAuthor())
 		if !ok || !validEmoji(r.GetEmoji()) {
 			return
 		}
-		in.Reaction = &archive.Reacting{Outgoing: outgoing, Timestamp: int64(r.GetId()), Emoji: r.GetEmoji(),
+		in.Reaction = &archive.Reacting{Outgoing: outgoing, From: from, Timestamp: int64(r.GetId()), Emoji: r.GetEmoji(),
 			Remove: r.GetAction() == sessionpb.DataMessage_Reaction_REMOVE}
 		return
 	}
 	msg := archive.Message{With: in.With, Outgoing: in.Own, Timestamp: in.Sent, Hash: in.Hash,
 		Text: firstRunes(data.GetBody(), maxTextIn), Timer: timerOf(c)}
 	if q := data.GetQuote(); q != nil {
-		outgoing, ok := s.side(in.With, q.GetAuthor())
-		msg.Quote = &archive.Quote{Outgoing: outgoing, Other: !ok, Timestamp: int64(q.GetId())}
+		outgoing, from, ok := s.side(in.With, q.GetAuthor())
+		msg.Quote = &archive.Quote{Outgoing: outgoing, Other: !ok, From: from, Timestamp: int64(q.GetId())}
 	}
 	for _, a := range data.GetAttachments()[:min(len(data.GetAttachments()), maxAttachments)] {
 		msg.Attachments = append(msg.Attachments, attachmentOf(a))
@@ -172,10 +173,19 @@ func (s *session) readUnsend(in *archive.Incoming, u *sessionpb.UnsendRequest) {
 }
 
 // side finds out whose message in a conversation an author's is: the owner's or
-// the other side's. ok is false for anybody else.
-func (s *session) side(with account.ID, author string) (outgoing, ok bool) {
-	outgoing = strings.EqualFold(author, s.own.ID().String())
-	return outgoing, outgoing || strings.EqualFold(author, with.String())
+// the other side's, or in a group that of the person from. ok is false for anybody
+// else.
+func (s *session) side(with account.ID, author string) (outgoing bool, from account.ID, ok bool) {
+	id, err := account.ParseSessionID(author)
+	switch {
+	case err != nil:
+		return false, account.ID{}, false
+	case id == s.own.ID():
+		return true, account.ID{}, true
+	case isGroup(with):
+		return false, id, true
+	}
+	return false, account.ID{}, id == with
 }
 
 func timerOf(c *sessionpb.Content) archive.Timer {

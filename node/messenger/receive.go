@@ -107,6 +107,9 @@ func (s *session) poll(ctx context.Context) error {
 	if errors.Is(err, path.ErrWrongSwarm) && ctx.Err() == nil {
 		err = s.pollSwarm(ctx)
 	}
+	if err == nil {
+		err = s.configsPolled()
+	}
 	return err
 }
 
@@ -120,6 +123,11 @@ func (s *session) pollSwarm(ctx context.Context) error {
 	all := !s.asked
 	if !all {
 		members = members[:min(len(members), pollTries)]
+	}
+	if all {
+		if err := s.fetchConfigs(ctx, members); err != nil {
+			return err
+		}
 	}
 	var failed error
 	answered := false
@@ -153,26 +161,9 @@ func (s *session) pollSwarm(ctx context.Context) error {
 	return failed
 }
 
-// fetch reads one member's new messages, page by page.
+// fetch reads what one member has that is new.
 func (s *session) fetch(ctx context.Context, node swarm.Node) error {
-	place := archive.Place{Node: node.Ed25519}
-	for range pollPages {
-		last := s.archive.Last(place)
-		messages, more, err := s.box.Retrieve(ctx, s.own, node, place.Namespace, last)
-		if err != nil {
-			return err
-		}
-		if len(messages) == 0 {
-			return nil
-		}
-		if err := s.take(place, messages); err != nil {
-			return err
-		}
-		if !more || messages[len(messages)-1].Hash == last {
-			return nil
-		}
-	}
-	return nil
+	return s.fetchFrom(ctx, node, ownSpaces)
 }
 
 // take opens messages, writes them down, and then tells about them.
@@ -187,6 +178,12 @@ func (s *session) take(place archive.Place, messages []mailbox.Message) error {
 	for i, m := range messages {
 		if !seen[i] {
 			in, note := s.read(m)
+			if in.Invite != nil {
+				if err := s.invited(*in.Invite); err != nil {
+					s.diskFailed(err)
+					return fmt.Errorf("%w: %w", ErrDisk, err)
+				}
+			}
 			items = append(items, in)
 			if note != nil {
 				notes = append(notes, *note)

@@ -28,7 +28,7 @@ func (m *Messenger) Requests(ctx context.Context, _ *api.RequestsRequest) (*api.
 // one. Errors: [ErrBadID], [ErrUnknown], [ErrAmbiguous], [ErrNoRequest],
 // [ErrFull], [ErrDisk].
 func (m *Messenger) Accept(ctx context.Context, req *api.WhoRequest) (*api.Contact, error) {
-	return m.decide(ctx, req, func(s *session, id account.ID, c archive.Contact) (archive.Contact, error) {
+	return m.decidePerson(ctx, req, func(s *session, id account.ID, c archive.Contact) (archive.Contact, error) {
 		if c.Approved && !c.Blocked {
 			return c, nil
 		}
@@ -50,7 +50,7 @@ func (m *Messenger) Accept(ctx context.Context, req *api.WhoRequest) (*api.Conta
 // Decline deletes a request with all that came with it. Nothing is sent. Errors:
 // [ErrBadID], [ErrUnknown], [ErrAmbiguous], [ErrNoRequest], [ErrDisk].
 func (m *Messenger) Decline(ctx context.Context, req *api.WhoRequest) (*api.DeclineReply, error) {
-	_, err := m.decide(ctx, req, func(s *session, id account.ID, c archive.Contact) (archive.Contact, error) {
+	_, err := m.decidePerson(ctx, req, func(s *session, id account.ID, c archive.Contact) (archive.Contact, error) {
 		if !c.IsRequest() {
 			return c, ErrNoRequest
 		}
@@ -66,7 +66,7 @@ func (m *Messenger) Decline(ctx context.Context, req *api.WhoRequest) (*api.Decl
 // is sent. Errors: [ErrBadID], [ErrUnknown], [ErrAmbiguous], [ErrSelf],
 // [ErrDisk].
 func (m *Messenger) Block(ctx context.Context, req *api.WhoRequest) (*api.Contact, error) {
-	return m.decide(ctx, req, func(s *session, id account.ID, c archive.Contact) (archive.Contact, error) {
+	return m.decidePerson(ctx, req, func(s *session, id account.ID, c archive.Contact) (archive.Contact, error) {
 		if id == s.own.ID() {
 			return c, ErrSelf
 		}
@@ -78,12 +78,22 @@ func (m *Messenger) Block(ctx context.Context, req *api.WhoRequest) (*api.Contac
 // Unblock ends Block. What was dropped meanwhile stays away. Errors: [ErrBadID],
 // [ErrUnknown], [ErrAmbiguous], [ErrDisk].
 func (m *Messenger) Unblock(ctx context.Context, req *api.WhoRequest) (*api.Contact, error) {
-	return m.decide(ctx, req, func(s *session, id account.ID, _ archive.Contact) (archive.Contact, error) {
+	return m.decidePerson(ctx, req, func(s *session, id account.ID, _ archive.Contact) (archive.Contact, error) {
 		return s.archive.Unblock(id)
 	})
 }
 
-// decide does something about a contact or a stranger.
+// decidePerson is decide for what cannot be done about groups.
+func (m *Messenger) decidePerson(ctx context.Context, req *api.WhoRequest, f func(*session, account.ID, archive.Contact) (archive.Contact, error)) (*api.Contact, error) {
+	return m.decide(ctx, req, func(s *session, id account.ID, c archive.Contact) (archive.Contact, error) {
+		if isGroup(id) {
+			return c, ErrIsGroup
+		}
+		return f(s, id, c)
+	})
+}
+
+// decide does something about a contact, a stranger or a group.
 func (m *Messenger) decide(ctx context.Context, req *api.WhoRequest, f func(*session, account.ID, archive.Contact) (archive.Contact, error)) (*api.Contact, error) {
 	s, _, done, err := m.use(ctx)
 	if err != nil {
@@ -114,6 +124,9 @@ func (m *Messenger) Settings(ctx context.Context, req *api.SettingsRequest) (*ap
 	if req.DisplayName != nil && !validName(req.GetDisplayName()) {
 		return nil, ErrName
 	}
+	if req.GetLockMinutes() > maxLockMinutes {
+		return nil, ErrLockTime
+	}
 	s.changing.Lock()
 	defer s.changing.Unlock()
 	if req.DisplayName != nil {
@@ -121,9 +134,7 @@ func (m *Messenger) Settings(ctx context.Context, req *api.SettingsRequest) (*ap
 		if err != nil {
 			return nil, forCaller(ErrDisk, err)
 		}
-		s.mu.Lock()
-		s.profile = p
-		s.mu.Unlock()
+		s.setProfile(p)
 	}
 	w := s.wants()
 	if req.ReadReceipts != nil {
@@ -132,6 +143,9 @@ func (m *Messenger) Settings(ctx context.Context, req *api.SettingsRequest) (*ap
 	if req.Typing != nil {
 		w.Typing = req.GetTyping()
 	}
+	if req.LockMinutes != nil {
+		w.LockMinutes = int(req.GetLockMinutes())
+	}
 	if w != s.wants() {
 		if err := s.archive.SetSettings(w); err != nil {
 			return nil, forCaller(ErrDisk, err)
@@ -139,10 +153,19 @@ func (m *Messenger) Settings(ctx context.Context, req *api.SettingsRequest) (*ap
 		s.mu.Lock()
 		s.settings = w
 		s.mu.Unlock()
+		select {
+		case m.patience <- struct{}{}:
+		default:
+		}
 	}
+	return s.apiSettings(), nil
+}
+
+func (s *session) apiSettings() *api.SettingsReply {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &api.SettingsReply{DisplayName: s.profile.Name, ReadReceipts: s.settings.ReadReceipts, Typing: s.settings.Typing}, nil
+	return &api.SettingsReply{DisplayName: s.profile.Name, ReadReceipts: s.settings.ReadReceipts, Typing: s.settings.Typing, Picture: s.profile.PictureURL != "",
+		LockMinutes: uint32(s.settings.LockMinutes)}
 }
 
 func (s *session) wants() archive.Settings {

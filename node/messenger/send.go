@@ -68,7 +68,7 @@ func (s *session) quoted(with account.ID, number uint64) (*archive.Quote, error)
 	if err != nil {
 		return nil, forCaller(ErrDisk, err)
 	}
-	return &archive.Quote{Outgoing: m.Outgoing, Timestamp: m.Timestamp}, nil
+	return &archive.Quote{Outgoing: m.Outgoing, From: m.From, Timestamp: m.Timestamp}, nil
 }
 
 func (s *session) setQuote(content *sessionpb.Content, with account.ID, quote *archive.Quote) {
@@ -78,6 +78,8 @@ func (s *session) setQuote(content *sessionpb.Content, with account.ID, quote *a
 	author := with
 	if quote.Outgoing {
 		author = s.own.ID()
+	} else if isGroup(with) {
+		author = quote.From
 	}
 	content.DataMessage.Quote = &sessionpb.DataMessage_Quote{Id: proto.Uint64(uint64(quote.Timestamp)), Author: proto.String(author.String())}
 }
@@ -128,6 +130,11 @@ func (s *session) deliver(ctx context.Context, msg archive.Message, result archi
 // what is to be delivered. Somebody who asked to be a contact is told that they
 // are one.
 func (s *session) write(to account.ID, make func(ms int64, c archive.Contact) (archive.Message, *sessionpb.Content)) (archive.Message, archive.Result, error) {
+	if isGroup(to) {
+		if err := s.mayWrite(to); err != nil {
+			return archive.Message{}, archive.Result{}, err
+		}
+	}
 	contact, _ := s.archive.Contact(to)
 	if contact.Blocked {
 		return archive.Message{}, archive.Result{}, ErrBlocked
@@ -141,10 +148,11 @@ func (s *session) write(to account.ID, make func(ms int64, c archive.Contact) (a
 		parcels = append(parcels, p)
 	}
 	for {
-		msg, content := make(s.stamp(), contact)
+		at := s.stamp()
+		msg, content := make(at.ms, contact)
 		msg.With, msg.Outgoing, msg.Read, msg.State = to, true, true, archive.StateWaiting
-		msg.Timestamp = int64(content.GetSigTimestamp())
-		p, err := s.outgoing(to, content, mailbox.TTL)
+		msg.Timestamp = at.ms
+		p, err := s.outgoing(to, content, at, mailbox.TTL)
 		if err != nil {
 			return msg, archive.Result{}, forCaller(ErrNobody, err)
 		}
@@ -174,10 +182,10 @@ func (s *session) write(to account.ID, make func(ms int64, c archive.Contact) (a
 
 // acceptance tells somebody that their request was accepted.
 func (s *session) acceptance(to account.ID) (archive.Parcel, error) {
+	profile, key := s.ownProfile()
 	return s.parcel(to, &sessionpb.Content{
-		MessageRequestResponse: &sessionpb.MessageRequestResponse{IsApproved: proto.Bool(true), Profile: s.ownProfile()},
-		SigTimestamp:           proto.Uint64(uint64(s.stamp())),
-	}, mailbox.TTL)
+		MessageRequestResponse: &sessionpb.MessageRequestResponse{IsApproved: proto.Bool(true), Profile: profile, ProfileKey: key},
+	}, s.stamp(), mailbox.TTL)
 }
 
 // awaitNodes waits for the first list of service nodes.
@@ -223,6 +231,12 @@ func (s *session) whomever(text string) (account.ID, error) { return s.find(text
 func (s *session) find(text string, requests bool) (account.ID, error) {
 	text = strings.TrimSpace(text)
 	if id, err := account.ParseSessionID(text); err == nil {
+		return id, nil
+	}
+	if id, err := account.ParseID(text); err == nil && isGroup(id) {
+		if s.circleOf(id) == nil {
+			return account.ID{}, ErrNoGroup
+		}
 		return id, nil
 	}
 	if looksLikeID(text) {

@@ -8,7 +8,10 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"hearth/node/account"
+	"hearth/node/ledger/light"
 	"hearth/node/messenger/archive"
 	"hearth/node/messenger/mailbox"
 	"hearth/node/messenger/path"
@@ -27,13 +30,17 @@ type session struct {
 	pool     *path.Pool
 	client   *path.Client
 	box      *mailbox.Client
+	prover   *light.Prover // nil where nobody proves the node list
 	outbox   *outbox
+	groups   *groups
 	leftover uint64 // newest parcel of an earlier start
 
 	transfers chan struct{} // the token of the file that is on its way
 
 	life context.Context // ends when the messenger stops
 	stop context.CancelFunc
+
+	shared *sharing // what is common to all devices, see configs.go
 
 	asked bool // every member of the own swarm has answered once; for keepPolling
 
@@ -56,9 +63,10 @@ type session struct {
 	lastPoll    time.Time                  // network time
 	active      time.Time                  // of the last message, by this machine's clock
 	lastStamp   int64                      // of the last message that was sent
-	blind       map[int64]bool             // times of messages written before the network's was known
 	disk        string                     // trouble with the database
 	listTrouble string                     // trouble with the node list
+	badSeed     bool                       // which nobody but a person can end
+	late        bool                       // patience is over
 	pollTrouble string                     // trouble with the own swarm
 }
 
@@ -77,14 +85,14 @@ func (m *Messenger) open(a *account.Account, wipe bool) error {
 
 		expiry:  make(chan struct{}, 1),
 		outbox:  newOutbox(),
+		groups:  newGroups(),
 		typists: make(map[account.ID]*time.Timer),
 
 		transfers: make(chan struct{}, 1),
+		shared:    newSharing(),
 	}
-	secret := a.Keys().Seed()
 	var err error
-	s.archive, err = archive.Open(cfg.DBPath, secret, cfg.Rand, s.clock.Now)
-	clear(secret[:])
+	s.archive, err = archive.Open(cfg.DBPath, a, cfg.Rand, s.clock.Now)
 	if err != nil {
 		return forCaller(ErrDisk, err)
 	}
@@ -119,18 +127,21 @@ func (s *session) assemble() error {
 	} else if err != nil {
 		return err
 	}
-	if s.profile, err = s.archive.Profile(); err != nil {
+	profile, err := s.archive.Profile()
+	if err != nil {
 		return err
 	}
-	if s.profile.Since == 0 && cfg.DisplayName != "" { // the owner never chose one
-		if s.profile, err = s.archive.SetProfile(cfg.DisplayName); err != nil {
-			return err
-		}
+	s.setProfile(profile)
+	if damaged := s.archive.DamagedConfigs(); len(damaged) > 0 {
+		s.log.Warn("configs are damaged: beginning with what the swarm has", "count", len(damaged))
 	}
 	if s.settings, err = s.archive.Settings(); err != nil {
 		return err
 	}
 	s.lastStamp = s.archive.LastSent()
+	if err := s.openGroups(); err != nil {
+		return err
+	}
 	s.pool, err = path.NewPool(cfg.Rand, cfg.Now, s.log, saved, func(changed path.Saved) {
 		if err := s.archive.SaveNodes(changed); err != nil {
 			s.diskFailed(err)
@@ -144,7 +155,9 @@ func (s *session) assemble() error {
 	}
 	s.client = path.NewClient(s.pool, cfg.Rand, cfg.Dial, s.log)
 	s.box = mailbox.New(s.client, s.pool, s.clock, s.log)
-	if s.pool.Size() > 0 {
+	if cfg.Ledger != nil {
+		s.prover = s.newProver(cfg.Ledger)
+	} else if s.pool.Size() > 0 {
 		close(s.ready)
 	}
 	return nil
@@ -165,12 +178,24 @@ func (s *session) run(ctx context.Context) {
 		s.keepPolling(ctx)
 	})
 	wait.Go(func() { s.keepListening(ctx) })
+	wait.Go(func() { s.keepGroups(ctx) })
 	wait.Go(func() {
 		s.log.Info("emptying the outbox")
 		defer s.log.Info("outbox left alone")
 		s.keepDelivering(ctx)
 	})
 	wait.Go(func() { s.keepExpiring(ctx) })
+	wait.Go(func() { s.keepConfigs(ctx) })
+	wait.Go(func() { s.keepLearning(ctx) })
+	wait.Go(func() { s.keepPicture(ctx) })
+	wait.Go(func() {
+		if mailbox.Pause(ctx, patience) == nil {
+			s.mu.Lock()
+			s.late = true
+			s.mu.Unlock()
+			s.m.publishState()
+		}
+	})
 	wait.Go(func() { s.client.KeepFresh(ctx) })
 	wait.Wait()
 }
@@ -183,6 +208,7 @@ func (s *session) close() {
 	}
 	s.mu.Unlock()
 	s.client.Close()
+	s.shared.forget()
 	if err := s.archive.Close(); err != nil {
 		s.log.Error("closing the database", "err", err)
 	}
@@ -203,11 +229,22 @@ func (s *session) diskFailed(err error) {
 	s.disk = fmt.Sprintf("%v: %v", ErrDisk, err)
 }
 
-// stamp draws the sent time of a message, in ms of network time. No two of our
-// messages have the same, because sender and time are its name. A last one that
-// lies far ahead is of a clock that has been corrected since.
-func (s *session) stamp() int64 {
-	known := s.clock.Known() // asked first: the clock may be set at any moment
+// stamp is the sent time of a message, in ms of network time. It is sure when the
+// network's time was known as it was drawn; a message with another one gets a new
+// time before it goes out.
+type stamp struct {
+	ms   int64
+	sure bool
+}
+
+// field is the stamp as messages have it.
+func (t stamp) field() *uint64 { return proto.Uint64(uint64(t.ms)) }
+
+// stamp draws a sent time. No two of our messages have the same, because sender and
+// time are its name. A last one that lies far ahead is of a clock that has been
+// corrected since.
+func (s *session) stamp() stamp {
+	sure := s.clock.Known() // asked first: the clock may be set at any moment
 	now := s.clock.Now().UnixMilli()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -215,20 +252,7 @@ func (s *session) stamp() int64 {
 		now = s.lastStamp + 1
 	}
 	s.lastStamp = now
-	if !known {
-		if s.blind == nil {
-			s.blind = make(map[int64]bool)
-		}
-		s.blind[now] = true
-	}
-	return now
-}
-
-// stampedBlind tells whether a time was drawn before the network's was known.
-func (s *session) stampedBlind(ms int64) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.blind[ms]
+	return stamp{now, sure}
 }
 
 // stirred remembers that somebody is talking, which makes polling quick unless a

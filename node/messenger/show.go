@@ -20,6 +20,9 @@ func apiContact(c archive.Contact) *api.Contact {
 		Blocked:     c.Blocked,
 		Timer:       apiTimer(c.Timer),
 		ProfileName: c.Profile,
+		Picture:     c.PictureURL != "",
+
+		MarkedUnread: c.MarkedUnread,
 	}
 }
 
@@ -49,9 +52,15 @@ func (s *session) apiMessage(msg archive.Message) *api.Message {
 		Expires:   msg.Expires,
 		Deleted:   msg.Deleted,
 	}
+	m.From, m.FromName = s.author(msg.With, msg.From)
+	m.ByAdmin = msg.ByAdmin
+	for _, id := range msg.Members {
+		m.Members = append(m.Members, id.String())
+	}
 	if msg.Quote != nil {
 		m.Quote = &api.Quote{Timestamp: msg.Quote.Timestamp, Outgoing: msg.Quote.Outgoing}
-		quoted, err := s.archive.Find(msg.With, msg.Quote.Outgoing, msg.Quote.Timestamp)
+		m.Quote.From, m.Quote.FromName = s.author(msg.With, msg.Quote.From)
+		quoted, err := s.archive.FindFrom(msg.With, msg.Quote.From, msg.Quote.Outgoing, msg.Quote.Timestamp)
 		if err == nil && !msg.Quote.Other && !quoted.Deleted {
 			m.Quote.Found, m.Quote.Id = true, quoted.Number
 			if m.Quote.Text = firstRunes(quoted.Text, quoteRunes); m.Quote.Text == "" && len(quoted.Attachments) > 0 {
@@ -61,7 +70,9 @@ func (s *session) apiMessage(msg archive.Message) *api.Message {
 	}
 	for _, r := range msg.Reactions {
 		if !r.Gone {
-			m.Reactions = append(m.Reactions, &api.Reaction{Emoji: r.Emoji, Outgoing: r.Mine})
+			shown := &api.Reaction{Emoji: r.Emoji, Outgoing: r.Mine}
+			shown.From, shown.FromName = s.author(msg.With, r.By)
+			m.Reactions = append(m.Reactions, shown)
 		}
 	}
 	if p := msg.Preview; p != nil {
@@ -77,6 +88,9 @@ func (s *session) apiMessage(msg archive.Message) *api.Message {
 	switch {
 	case msg.Kind != archive.KindText:
 		m.Text = infoText(msg)
+		if isGroup(msg.With) {
+			m.Text = s.groupText(msg)
+		}
 	case m.Text == "" && len(m.Attachments) > 0:
 		m.Text = onlyAttachment
 	}

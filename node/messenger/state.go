@@ -3,9 +3,16 @@ package messenger
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"hearth/node/api"
 )
+
+// patience is how long an account that was just opened may take to reach its swarm
+// before that is called trouble. Fetching the list of service nodes and building the
+// first paths takes a second or so, and a device that has just been switched on may
+// not even have its address yet.
+const patience = 10 * time.Second
 
 // State says how things are. It never fails.
 func (m *Messenger) State(ctx context.Context, _ *api.StateRequest) (*api.MessengerState, error) {
@@ -47,7 +54,8 @@ func (s *session) describe(st *api.MessengerState) {
 	st.SessionId = s.own.ID().String()
 	st.Unread = s.archive.Unread()
 	st.Unreadable = s.archive.Unreadable()
-	st.Requests = s.archive.Requests()
+	st.Requests = s.archive.Requests() + s.groups.invited.Load()
+	st.NewDevices = uint32(s.archive.FreshDevices())
 	st.Waiting = uint32(s.outbox.messages())
 	st.KnownNodes = uint32(s.pool.Size())
 	st.Paths = uint32(len(s.pool.Paths()))
@@ -57,13 +65,17 @@ func (s *session) describe(st *api.MessengerState) {
 	if !s.lastPoll.IsZero() {
 		st.LastPoll = s.lastPoll.UnixMilli()
 	}
+	st.Connecting = s.lastPoll.IsZero()
 	switch {
 	case s.disk != "":
 		st.Trouble = s.disk
+	case s.badSeed:
+		st.Trouble = s.listTrouble
+	case st.Connecting && !s.late:
 	case st.KnownNodes == 0 && s.listTrouble != "":
 		st.Trouble = s.listTrouble
 	case st.KnownNodes == 0:
-		st.Trouble = "waiting for the list of service nodes"
+		st.Trouble = "still waiting for the list of service nodes"
 	case st.Paths == 0:
 		st.Trouble = fmt.Sprintf("too few service nodes for a path: %d known", st.KnownNodes)
 	case s.pollTrouble != "":

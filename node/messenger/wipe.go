@@ -47,6 +47,8 @@ func (m *Messenger) Wipe(ctx context.Context, req *api.WipeRequest) (*api.WipeRe
 	defer seed.Wipe()
 	switch {
 	case err == nil:
+		m.askVault(ctx)
+		m.succeed()
 		err = m.leaveSwarm(ctx, seed, reply)
 	case errors.Is(err, ErrNoVault):
 	case status.Code(err) == codes.NotFound:

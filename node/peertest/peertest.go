@@ -106,10 +106,13 @@ type Config struct {
 	// Report gets every result of a reachability test, from several goroutines; may
 	// be nil.
 	Report func(Result)
-	File   string           // keeps the results over a restart; empty for nowhere
-	Now    func() time.Time // nil means time.Now
-	Rand   *rand.Rand       // nil means one of its own
-	Log    *slog.Logger
+	// Every is the time between two random tests, on average; 10 s when zero. Times
+	// between tests of a node that fails are in proportion to it.
+	Every time.Duration
+	File  string           // keeps the results over a restart; empty for nowhere
+	Now   func() time.Time // nil means time.Now
+	Rand  *rand.Rand       // nil means one of its own
+	Log   *slog.Logger
 }
 
 // Result is one reachability test.
@@ -363,7 +366,15 @@ func (t *Tester) Run(ctx context.Context) {
 
 // pause is the time to the next random test.
 func (t *Tester) pause() time.Duration {
-	return max(every+time.Duration(t.random.NormFloat64()*float64(deviation)), tick)
+	return max(t.paced(every+time.Duration(t.random.NormFloat64()*float64(deviation))), tick)
+}
+
+// paced is a time at the pace that Config.Every sets.
+func (t *Tester) paced(usual time.Duration) time.Duration {
+	if t.cfg.Every == 0 {
+		return usual
+	}
+	return time.Duration(float64(usual) * float64(t.cfg.Every) / float64(every))
 }
 
 // follow takes over the newest list.
@@ -531,7 +542,7 @@ func (t *Tester) enter(node [32]byte, trouble string) Result {
 		s.Since, t.unsaved = now, true
 		t.cfg.Log.Info("node not reachable", "node", hex.EncodeToString(node[:4]), "over", trouble)
 	}
-	s.next = now.Add(min(time.Duration(s.Failures)*backOff+t.pause(), longest))
+	s.next = now.Add(min(t.paced(time.Duration(s.Failures)*backOff)+t.pause(), t.paced(longest)))
 	s.Failed = now
 	s.Failures++
 	t.lonely[node] = struct{}{}

@@ -35,6 +35,9 @@ func parseGetSwarm(p *params) (work, error) {
 	}, nil
 }
 
+// ledgerEndpoint is that of our own ledger (package hearth/node/ledger/light).
+const ledgerEndpoint = "hearth_ledger"
+
 // parseOxendRequest reads a request to the chain daemon. Of the two endpoints
 // that upstream passes on, this node answers get_service_nodes: clients keep
 // their node list fresh with it.
@@ -45,6 +48,19 @@ func parseOxendRequest(p *params) (work, error) {
 		return nil, p.err
 	case !ok:
 		return nil, missing("endpoint")
+	case endpoint == ledgerEndpoint:
+		arguments := p.value("params")
+		return func(c *call) wait {
+			if c.cfg.Ledger == nil {
+				return done(statusBad, ledgerEndpoint+" is not available here")
+			}
+			result, err := c.cfg.Ledger(arguments)
+			if err != nil {
+				return done(statusBad, err.Error())
+			}
+			r := c.answer(statusOK, map[string]any{"result": result})
+			return func() Response { return r }
+		}, nil
 	case endpoint != "get_service_nodes":
 		return nil, refusal("Invalid oxend endpoint '" + endpoint + "'")
 	}

@@ -62,6 +62,9 @@ type Config struct {
 	// ServiceNodes answers the node list that clients ask for. Its error is told
 	// to the client. Without it such requests are refused.
 	ServiceNodes func(params json.RawMessage) (json.RawMessage, error)
+	// Ledger answers those who prove the node list. Its error is told to the client.
+	// Without it such requests are refused.
+	Ledger func(params json.RawMessage) (json.RawMessage, error)
 
 	Log *slog.Logger // trouble with the database; none if nil
 }

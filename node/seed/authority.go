@@ -175,46 +175,16 @@ func (a *Authority) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "request body too large or incomplete", http.StatusRequestEntityTooLarge)
 		return
 	}
-	var req struct {
-		ID     json.RawMessage `json:"id"`
-		Method string          `json:"method"`
-		Params json.RawMessage `json:"params"`
-	}
-	answer := map[string]any{"jsonrpc": "2.0", "id": nil}
-	refuse := func(code int, message string) { answer["error"] = map[string]any{"code": code, "message": message} }
-	if json.Unmarshal(body, &req) != nil {
-		refuse(-32700, "Parse error")
-	} else {
-		if len(req.ID) > 0 && len(req.ID) < 64 {
-			answer["id"] = req.ID
-		}
-		switch result, err := a.call(r.Context(), req.Method, req.Params); {
-		case errors.Is(err, errNoMethod):
-			refuse(-32601, "Method not found")
-		case errors.Is(err, ErrParams):
-			refuse(-32602, "Invalid params")
-		case err != nil:
-			refuse(-32000, err.Error())
-		default:
-			answer["result"] = result
-		}
-	}
-	b, err := json.Marshal(answer)
-	if err != nil {
-		http.Error(w, "no answer", http.StatusInternalServerError)
-		return
-	}
+	b := answerCall(body, func(method string, params json.RawMessage) (any, error) { return a.call(r.Context(), method, params) })
 	w.Header().Set("Content-Type", "application/json")
 	w.Write(b)
 }
 
-var errNoMethod = errors.New("no such method")
-
 func (a *Authority) call(ctx context.Context, method string, params json.RawMessage) (any, error) {
-	switch method {
-	case "get_n_service_nodes", "get_service_nodes", "get_all_service_nodes":
+	switch {
+	case asksForList(method):
 		return ServiceNodes(a.List(), params)
-	case "announce":
+	case method == "announce":
 		r, err := ParseRecord(params)
 		if err == nil {
 			err = a.Announce(ctx, r)

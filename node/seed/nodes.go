@@ -61,6 +61,56 @@ func ServiceNodes(list *swarm.List, params json.RawMessage) (json.RawMessage, er
 	return json.Marshal(answer)
 }
 
+// Answer answers a JSON-RPC request for a list, in any of the three names of the
+// call. Any node can thus be the seed of clients that know its certificate.
+func Answer(list *swarm.List, body []byte) []byte {
+	return answerCall(body, func(method string, params json.RawMessage) (any, error) {
+		if !asksForList(method) {
+			return nil, errNoMethod
+		}
+		return ServiceNodes(list, params)
+	})
+}
+
+var errNoMethod = errors.New("no such method")
+
+func asksForList(method string) bool {
+	return method == "get_n_service_nodes" || method == "get_service_nodes" || method == "get_all_service_nodes"
+}
+
+// answerCall puts what call returns into the form of JSON-RPC.
+func answerCall(body []byte, call func(method string, params json.RawMessage) (any, error)) []byte {
+	var req struct {
+		ID     json.RawMessage `json:"id"`
+		Method string          `json:"method"`
+		Params json.RawMessage `json:"params"`
+	}
+	answer := map[string]any{"jsonrpc": "2.0", "id": nil}
+	refuse := func(code int, message string) { answer["error"] = map[string]any{"code": code, "message": message} }
+	if json.Unmarshal(body, &req) != nil {
+		refuse(-32700, "Parse error")
+	} else {
+		if len(req.ID) > 0 && len(req.ID) < 64 {
+			answer["id"] = req.ID
+		}
+		switch result, err := call(req.Method, req.Params); {
+		case errors.Is(err, errNoMethod):
+			refuse(-32601, "Method not found")
+		case errors.Is(err, ErrParams):
+			refuse(-32602, "Invalid params")
+		case err != nil:
+			refuse(-32000, err.Error())
+		default:
+			answer["result"] = result
+		}
+	}
+	b, err := json.Marshal(answer)
+	if err != nil { // not with the types above
+		return []byte(`{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"Internal error"}}`)
+	}
+	return b
+}
+
 // query is a parsed request.
 type query struct {
 	all        bool            // every field

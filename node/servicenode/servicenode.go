@@ -9,6 +9,10 @@
 // other nodes and answers their tests ([Node.Tests]), and shows its owner how it
 // does ([Node.Status], [Node.ServeFigures]).
 //
+// The list has three sources: the staking ledger in this process ([Config.Ledger]),
+// a fixed file for a network among friends ([File]), and seeds that are trusted
+// ([Seeds]).
+//
 // A Node also answers the local Node API (hearth/node/api).
 package servicenode
 
@@ -55,12 +59,28 @@ const (
 	farewell     = 5 * time.Second  // for others to get what only this node has, then
 )
 
-// Seed is where the node list comes from; [seed.Client] is one.
+// Seed is where the node list comes from: [seed.Client], [File], or a [Ledger].
 type Seed interface {
 	// Poll returns the newest list, or known itself when nothing is newer.
 	Poll(ctx context.Context, known *swarm.List) (*swarm.List, error)
 	// Announce tells the network where the node is.
 	Announce(ctx context.Context, node *keys.Pair, addr netip.AddrPort) error
+}
+
+// Ledger is the staking ledger as this process takes part in it; package
+// hearth/node/ledger/host has it. Its list is that of the last block, also when
+// there are no new ones.
+type Ledger interface {
+	Seed
+	// Changed gets a value, if it has room, when there may be another list.
+	Changed() <-chan struct{}
+	// Status tells how the ledger does, and this node in it.
+	Status() *api.LedgerStatus
+	// Prove answers those who prove the list (package hearth/node/ledger/light).
+	Prove(params json.RawMessage) (json.RawMessage, error)
+	// Hear answers what the node with the key from says over a link; no answer
+	// means that it makes no sense.
+	Hear(ctx context.Context, from [32]byte, parts [][]byte) [][]byte
 }
 
 // Config is what a Node is made of.
@@ -73,11 +93,13 @@ type Config struct {
 	Memory int64          // bytes of memory that the node has for itself, for the bounds that Limits leaves open; 0 for plenty
 	Listen []string       // host:port to serve on, all alike
 	Public netip.AddrPort // where the network reaches the node
-	Seed   Seed
-	Dial   relay.Dialer  // to other nodes; nil means the ordinary one
-	Poll   time.Duration // between two looks at the node list; 5 s when zero
+	Seed   Seed           // the Ledger when nil
+	Ledger Ledger         // nil for a network without one
+	Dial   relay.Dialer   // to other nodes; nil means the ordinary one
+	Poll   time.Duration  // between two looks at the node list; 5 s when zero
 	Exit   relay.Exit
 	Limits relay.Limits
+	Test   time.Duration         // between two tests of other nodes; 10 s when zero
 	Report func(peertest.Result) // gets every reachability test of another node; may be nil
 	Now    func() time.Time      // nil means time.Now
 	Log    *slog.Logger
@@ -119,6 +141,9 @@ func New(cfg Config) (*Node, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Seed == nil && cfg.Ledger != nil {
+		cfg.Seed = cfg.Ledger
 	}
 	if cfg.Disk == nil {
 		cfg.Disk = systemDisk
@@ -173,6 +198,11 @@ func (n *Node) open() (err error) {
 	if n.links, err = relay.NewLinks(cfg.Keys, cfg.Dial, cfg.Now); err != nil {
 		return err
 	}
+	var ledger func(ctx context.Context, from [32]byte, parts [][]byte) [][]byte
+	var prove func(params json.RawMessage) (json.RawMessage, error)
+	if cfg.Ledger != nil {
+		ledger, prove = cfg.Ledger.Hear, cfg.Ledger.Prove
+	}
 	n.push = push.New(push.Limits{Node: int(cfg.Limits.Waiting)})
 	n.db.Watch(n.push.Stored)
 	n.storage = rpc.NewService(rpc.Config{
@@ -187,7 +217,8 @@ func (n *Node) open() (err error) {
 		ServiceNodes: func(params json.RawMessage) (json.RawMessage, error) {
 			return seed.ServiceNodes(n.List(), params)
 		},
-		Log: n.log,
+		Ledger: prove,
+		Log:    n.log,
 	})
 	n.files, err = files.Open(files.Config{
 		Keys:  cfg.Keys,
@@ -221,6 +252,8 @@ func (n *Node) open() (err error) {
 		Storage: n.storage,
 		Files:   n.files,
 		Replica: n.replica.Serve,
+		Ledger:  ledger,
+		Query:   func(body []byte) []byte { return seed.Answer(n.List(), body) },
 		List:    n.List,
 		Peers:   n.links,
 		Ready:   n.NotReady,
@@ -348,10 +381,19 @@ func (n *Node) follow(ctx context.Context) {
 	var next time.Time // announcement
 	pause := time.Second
 	silent := false
+	var refused error // the last announcement
+	var block <-chan struct{}
+	if n.cfg.Ledger != nil {
+		block = n.cfg.Ledger.Changed()
+	}
 	for {
 		err := n.refresh(ctx)
-		if now := n.cfg.Now(); err == nil && n.unlisted() && !now.Before(next) {
-			if err = n.cfg.Seed.Announce(ctx, n.cfg.Keys, n.cfg.Public); err == nil {
+		switch now := n.cfg.Now(); {
+		case err != nil:
+		case !n.unlisted():
+			refused = nil
+		case !now.Before(next):
+			if refused = n.cfg.Seed.Announce(ctx, n.cfg.Keys, n.cfg.Public); refused == nil {
 				err = n.refresh(ctx)
 				pause = time.Second
 			} else {
@@ -359,18 +401,22 @@ func (n *Node) follow(ctx context.Context) {
 			}
 			next = now.Add(pause)
 		}
+		if err == nil {
+			err = refused
+		}
 		if ctx.Err() != nil {
 			return
 		}
 		switch {
 		case err != nil && !silent:
-			n.log.Warn("no news from the seed", "error", err)
+			n.log.Warn("no news of the node list", "error", err)
 		case err == nil && silent:
-			n.log.Info("the seed answers again")
+			n.log.Info("there is news of the node list again")
 		}
 		silent = err != nil
 		select {
 		case <-time.After(n.cfg.Poll):
+		case <-block:
 		case <-ctx.Done():
 			return
 		}

@@ -18,7 +18,12 @@ func (n *Node) Status(context.Context, *api.NodeStatusRequest) (*api.NodeStatus,
 	reasons := n.NotReady()
 	ready := len(reasons) == 0
 	reasons = append(reasons, n.trouble()...)
+	var ledger *api.LedgerStatus
+	if n.cfg.Ledger != nil {
+		ledger = n.cfg.Ledger.Status()
+	}
 	s := &api.NodeStatus{
+		Ledger:   ledger,
 		Ed25519:  hex.EncodeToString(key[:]),
 		Address:  n.cfg.Public.String(),
 		Ready:    ready,
@@ -53,6 +58,11 @@ func (n *Node) trouble() (trouble []string) {
 	}
 	if n.restarted != "" && n.cfg.Now().Sub(n.started) < newsworthy {
 		trouble = append(trouble, n.restarted)
+	}
+	if n.cfg.Ledger != nil {
+		if s := n.cfg.Ledger.Status(); s.Trouble != "" {
+			trouble = append(trouble, s.Trouble)
+		}
 	}
 	return trouble
 }

@@ -16,6 +16,12 @@ import (
 // and who keeps what it has to keep. It is what a ledger judges nodes by.
 func (n *Node) Tests() *peertest.Tester { return n.tests }
 
+// AskLedger sends parts to the ledger of another node, over the link to it, and
+// returns its answer. [Ledger.Hear] is the other end.
+func (n *Node) AskLedger(ctx context.Context, to swarm.Node, parts [][]byte) ([][]byte, error) {
+	return n.links.Request(ctx, to, relay.CommandLedger, parts)
+}
+
 func (n *Node) newTests(file string) *peertest.Tester {
 	return peertest.New(peertest.Config{
 		Self: n.cfg.Keys.Ed25519(),
@@ -33,6 +39,7 @@ func (n *Node) newTests(file string) *peertest.Tester {
 			return n.links.Request(ctx, to, relay.CommandStorageTest, parts)
 		},
 		Report: n.cfg.Report,
+		Every:  n.cfg.Test,
 		File:   file,
 		Now:    n.cfg.Now,
 		Log:    n.log,

@@ -2,8 +2,6 @@ package vault
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -50,27 +48,26 @@ func (v *Vault) ResealAccount(ctx context.Context, req *api.ResealAccountRequest
 		return nil, err
 	}
 	defer done()
-	blob, err := v.account()
-	if err != nil {
-		return nil, err
-	}
 	newPIN, err := checkPIN(req.GetNewPin())
 	if err != nil {
 		return nil, err
 	}
-	pin, seed, err := v.unseal(blob, req.GetPin(), "PIN not changed")
+	o, err := v.open(req.GetPin(), "PIN not changed")
 	if err != nil {
 		return nil, err
 	}
-	defer clear(seed)
-	resealed, err := v.sealer.ResealWithPIN(blob, pin, newPIN)
-	if err != nil {
+	defer clear(o.secret)
+	a := o.sealedAccount
+	if err := v.divide(&a, newPIN, o.otherPIN()); err != nil {
+		return nil, err
+	}
+	if a.blobs[account], err = v.sealer.ResealWithPIN(a.blobs[account], o.pin, newPIN); err != nil {
 		return nil, explain("account", err)
 	}
-	if err := opensAs(seed, resealed, func(b []byte) ([]byte, error) { return v.sealer.UnsealWithPIN(b, newPIN) }); err != nil {
+	if err := opensAs(o.secret, a.blobs[account], func(b []byte) ([]byte, error) { return v.sealer.UnsealWithPIN(b, newPIN) }); err != nil {
 		return nil, doesNotOpen(err)
 	}
-	if err := v.card.replace(v.path(accountFile), resealed); err != nil {
+	if err := v.card.replace(v.path(accountFile), a.marshal()); err != nil {
 		return nil, status.Errorf(codes.Internal, "writing the account under its new PIN: %v", err)
 	}
 	v.log.Info("PIN changed")
@@ -78,47 +75,50 @@ func (v *Vault) ResealAccount(ctx context.Context, req *api.ResealAccountRequest
 }
 
 // RemoveAccount is for the messenger. First the sealer gives back what it keeps
-// for the account, then the blob goes: after a power cut in between, the account
-// is there as before and can be removed again. The node's key is no part of the
-// account and stays.
+// for the account, then it revokes it, so that no copy of the card opens it any more,
+// then the blob goes: after a power cut in between, the account is there as before and
+// can be removed again, or it is gone. The node's key is no part of the account and
+// stays.
 func (v *Vault) RemoveAccount(ctx context.Context, req *api.RemoveAccountRequest) (*api.RemoveAccountReply, error) {
 	done, err := v.begin(ctx, api.UIDMessenger)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	blob, err := v.account()
-	if status.Code(err) == codes.FailedPrecondition { // no blob of ours at all
-		blob, err = nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
 	pin, err := checkPIN(req.GetPin())
 	if err != nil {
 		return nil, err
 	}
-	if err := v.sealer.Release(blob, pin); err != nil {
-		err = explain("account", err)
-		if status.Code(err) != codes.FailedPrecondition {
+	o, err := v.open(pin, "account not removed")
+	switch status.Code(err) {
+	case codes.OK:
+		clear(o.secret)
+		if err := v.sealer.Release(o.blobs[account], o.pin); err != nil {
+			err = explain("account", err)
 			v.refused("account not removed", err)
 			return nil, err
 		}
+		// First here, then in the sealer, so that no step in between looks like an
+		// account: the stand-in goes, and then two generations, that of the account
+		// and that for which its stand-in was sealed.
+		if err := v.card.replace(v.path(accountFile), sealedAccount{blobs: [3][]byte{account: o.blobs[account]}}.marshal()); err != nil {
+			return nil, status.Errorf(codes.Internal, "removing the account: %v", err)
+		}
+		for range 2 {
+			if err := v.sealer.Revoke(true); err != nil {
+				return nil, status.Errorf(codes.Internal, "removing the account: %v", err)
+			}
+		}
+	case codes.FailedPrecondition:
 		// Nobody will ever open it here, so there is nothing that the PIN guards.
 		v.log.Warn("removing an account that does not open on this device", "reason", status.Convert(err).Message())
+	default:
+		return nil, err
 	}
 	if err := v.card.destroy(v.path(accountFile)); err != nil {
 		return nil, status.Errorf(codes.Internal, "removing the account: %v", err)
 	}
+	v.settled = false
 	v.log.Info("account removed")
 	return &api.RemoveAccountReply{}, nil
-}
-
-// account gives the sealed account, or a status.
-func (v *Vault) account() ([]byte, error) {
-	blob, err := v.read(accountFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, status.Error(codes.NotFound, "there is no account on this device yet")
-	}
-	return blob, err
 }

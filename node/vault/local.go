@@ -47,3 +47,7 @@ func (c localClient) ResealAccount(ctx context.Context, r *api.ResealAccountRequ
 func (c localClient) RemoveAccount(ctx context.Context, r *api.RemoveAccountRequest, _ ...grpc.CallOption) (*api.RemoveAccountReply, error) {
 	return c.v.RemoveAccount(self(ctx), r)
 }
+
+func (c localClient) SealDuress(ctx context.Context, r *api.SealDuressRequest, _ ...grpc.CallOption) (*api.SealDuressReply, error) {
+	return c.v.SealDuress(self(ctx), r)
+}

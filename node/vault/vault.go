@@ -49,15 +49,28 @@ import (
 type Sealer interface {
 	// Read gives random bytes good enough for keys.
 	io.Reader
-	// SealWithPIN seals a secret of up to 64 bytes under a PIN.
-	SealWithPIN(secret []byte, pin string) (blob []byte, err error)
-	// UnsealWithPIN opens a blob of SealWithPIN. A right PIN clears the count of
+	// SealTwofold seals a secret of up to 64 bytes under a PIN, and a stand-in for it
+	// under another one: for now, and for the next generation.
+	SealTwofold(secret []byte, pin string, other []byte, otherPIN string) (blobs [3][]byte, err error)
+	// ResealTwofold is SealTwofold with what else the first of the earlier blobs holds.
+	ResealTwofold(blob []byte, pin string, secret, other []byte, otherPIN string) (blobs [3][]byte, err error)
+	// Blanks gives blobs that nobody can open and that look as the second and the
+	// third of SealTwofold, for a secret of size bytes.
+	Blanks(size int) (present, next []byte, err error)
+	// Generation is that of the secrets with a PIN, or of those without;
+	// GenerationOf is the one that a blob opens in, 0 for any.
+	Generation(withPIN bool) (uint64, error)
+	GenerationOf(blob []byte) (uint64, error)
+	// Revoke begins the next generation, in one step: nothing of the present one opens
+	// any more.
+	Revoke(withPIN bool) error
+	// UnsealWithPIN opens a blob with a PIN. A right PIN clears the count of
 	// wrong ones.
 	UnsealWithPIN(blob []byte, pin string) (secret []byte, err error)
-	// ResealWithPIN seals what a blob of SealWithPIN holds under another PIN. Both
+	// ResealWithPIN seals what a blob with a PIN holds under another PIN. Both
 	// blobs open from then on.
 	ResealWithPIN(blob []byte, pin, newPIN string) (resealed []byte, err error)
-	// Release gives back what the device keeps for a blob of SealWithPIN, which is
+	// Release gives back what the device keeps for a blob with a PIN, which is
 	// about to be destroyed. It can be repeated.
 	Release(blob []byte, pin string) error
 	// Seal seals a secret of up to 64 bytes that opens without a person.
@@ -101,6 +114,9 @@ type Vault struct {
 	log    *slog.Logger
 	card   card
 	turn   chan struct{} // holds one token while a call is at work
+
+	settled    bool   // see settle
+	generation uint64 // of the account
 }
 
 // New opens the vault in cfg.Dir.
@@ -115,6 +131,9 @@ func New(cfg Config) (*Vault, error) {
 	if v.log == nil {
 		v.log = slog.Default()
 	}
+	if err := v.settle(); err != nil {
+		v.log.Warn("looking at the account", "reason", status.Convert(err).Message()) // and once more when it is asked for
+	}
 	return v, nil
 }
 
@@ -125,6 +144,9 @@ func (v *Vault) Status(ctx context.Context, _ *api.VaultStatusRequest) (*api.Vau
 		return nil, err
 	}
 	defer done()
+	if err := v.settle(); err != nil {
+		return nil, err
+	}
 	_, err = os.Stat(v.path(accountFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, status.Errorf(codes.Unavailable, "looking for the account: %v", err)
@@ -138,6 +160,7 @@ func (v *Vault) Status(ctx context.Context, _ *api.VaultStatusRequest) (*api.Vau
 		TriesLeft:       uint32(max(0, min(left, math.MaxInt32))),
 		RecoverySeconds: uint32(recovery / time.Second),
 		Developer:       v.sealer.Developer(),
+		Generation:      v.generation,
 	}, nil
 }
 
@@ -174,36 +197,12 @@ func (v *Vault) OpenAccount(ctx context.Context, req *api.OpenAccountRequest) (*
 		return nil, err
 	}
 	defer done()
-	blob, err := v.account()
+	o, err := v.open(req.GetPin(), "account not opened")
 	if err != nil {
 		return nil, err
-	}
-	_, seed, err := v.unseal(blob, req.GetPin(), "account not opened")
-	if err != nil {
-		return nil, err
-	}
-	if len(seed) != AccountSeedSize {
-		clear(seed)
-		return nil, status.Errorf(codes.FailedPrecondition, "the sealed account seed has %d bytes instead of %d", len(seed), AccountSeedSize)
 	}
 	v.log.Info("account opened")
-	return &api.AccountSeed{Seed: seed}, nil
-}
-
-// unseal opens the account with a PIN as it was typed, and gives the PIN in the
-// form that it was sealed with. A refusal costs a try; refused is how the log
-// names it.
-func (v *Vault) unseal(blob []byte, typed, refused string) (pin string, seed []byte, err error) {
-	// A PIN that could not have been chosen is not worth a try.
-	if pin, err = checkPIN(typed); err != nil {
-		return "", nil, err
-	}
-	if seed, err = v.sealer.UnsealWithPIN(blob, pin); err != nil {
-		err = explain("account", err)
-		v.refused(refused, err)
-		return "", nil, err
-	}
-	return pin, seed, nil
+	return &api.AccountSeed{Seed: o.seed()}, nil
 }
 
 // NodeSeed is for the node.
@@ -299,9 +298,20 @@ func (v *Vault) draw(size int) ([]byte, error) {
 // keepAccount seals the account seed under a PIN that checkPIN has seen. The seed
 // is wiped when that fails.
 func (v *Vault) keepAccount(seed []byte, pin string) error {
-	return v.keep(accountFile, seed,
-		func(secret []byte) ([]byte, error) { return v.sealer.SealWithPIN(secret, pin) },
-		func(blob []byte) ([]byte, error) { return v.sealer.UnsealWithPIN(blob, pin) })
+	err := v.keep(accountFile, seed,
+		func(secret []byte) ([]byte, error) {
+			a, err := v.sealAlone(secret, pin)
+			return a.marshal(), err
+		},
+		func(kept []byte) ([]byte, error) {
+			opened, err := v.sealer.UnsealWithPIN(parseAccount(kept).blobs[account], pin)
+			return opened[:min(len(opened), AccountSeedSize)], err
+		})
+	if err != nil {
+		return err
+	}
+	v.settled = false
+	return v.settle()
 }
 
 // keep seals a secret, writes the blob and opens it again: a secret that nobody

@@ -39,9 +39,14 @@ type sealer struct {
 	sealErr, unsealErr, randErr, triesErr error
 	onUnseal                              func() // called while at work
 	other                                 bool   // gives back another secret
+
+	generation  int
+	generations map[string]int // of the blobs with a PIN
 }
 
-func newSealer() *sealer { return &sealer{secrets: map[string]string{}} }
+func newSealer() *sealer {
+	return &sealer{secrets: map[string]string{}, generations: map[string]int{}, generation: 1}
+}
 
 func (s *sealer) work() func() {
 	s.mu.Lock()
@@ -63,14 +68,50 @@ func (s *sealer) Read(p []byte) (int, error) {
 	return rand.Read(p)
 }
 
-func (s *sealer) SealWithPIN(secret []byte, pin string) ([]byte, error) {
-	defer s.work()()
-	if s.sealErr != nil {
-		return nil, s.sealErr
-	}
+func (s *sealer) seal(secret []byte, pin string, generation int) []byte {
 	blob := fmt.Sprintf("blob %d", len(s.secrets))
 	s.secrets[blob] = pin + "\x00" + string(secret)
-	return []byte(blob), nil
+	s.generations[blob] = generation
+	return []byte(blob)
+}
+
+func (s *sealer) SealTwofold(secret []byte, pin string, other []byte, otherPIN string) (blobs [3][]byte, err error) {
+	defer s.work()()
+	if s.sealErr != nil {
+		return blobs, s.sealErr
+	}
+	return [3][]byte{s.seal(secret, pin, s.generation), s.seal(other, otherPIN, s.generation), s.seal(other, otherPIN, s.generation+1)}, nil
+}
+
+func (s *sealer) ResealTwofold(blob []byte, pin string, secret, other []byte, otherPIN string) (blobs [3][]byte, err error) {
+	if _, err := s.UnsealWithPIN(blob, pin); err != nil {
+		return blobs, err
+	}
+	return s.SealTwofold(secret, pin, other, otherPIN)
+}
+
+func (s *sealer) Blanks(size int) (present, next []byte, err error) {
+	defer s.work()()
+	if s.sealErr != nil {
+		return nil, nil, s.sealErr
+	}
+	return s.seal(make([]byte, size), "nobody's", s.generation), s.seal(make([]byte, size), "nobody's", s.generation+1), nil
+}
+
+func (s *sealer) Generation(bool) (uint64, error) { return uint64(s.generation), nil }
+
+func (s *sealer) GenerationOf(blob []byte) (uint64, error) {
+	g, ok := s.generations[string(blob)]
+	if !ok {
+		return 0, unusable{}
+	}
+	return uint64(g), nil
+}
+
+func (s *sealer) Revoke(bool) error {
+	defer s.work()()
+	s.generation++
+	return nil
 }
 
 type wrongPIN int
@@ -99,7 +140,7 @@ func (s *sealer) UnsealWithPIN(blob []byte, pin string) ([]byte, error) {
 	s.pins = append(s.pins, pin)
 	right, secret, ok := strings.Cut(s.secrets[string(blob)], "\x00")
 	switch {
-	case !ok:
+	case !ok, right != "" && s.generations[string(blob)] != s.generation:
 		return nil, fmt.Errorf("unsealing: %w", unusable{})
 	case right != pin:
 		s.failed++
@@ -119,6 +160,14 @@ func (s *sealer) ResealWithPIN(blob []byte, pin, newPIN string) ([]byte, error) 
 		secret = []byte("quite another one")
 	}
 	return s.SealWithPIN(secret, newPIN)
+}
+
+func (s *sealer) SealWithPIN(secret []byte, pin string) ([]byte, error) {
+	defer s.work()()
+	if s.sealErr != nil {
+		return nil, s.sealErr
+	}
+	return s.seal(secret, pin, s.generation), nil
 }
 
 func (s *sealer) Release(blob []byte, pin string) error {

@@ -17,7 +17,7 @@ type command struct {
 	secret    bool     // the line may hold a PIN
 	slow      bool     // goes over the network
 	leaves    bool     // only where the user may leave, that is on a machine with files of theirs
-	service   string   // node or device: only where there is one
+	service   string   // node, ledger or device: only where there is one
 	run       func(c *Console, ctx context.Context, rest string) error
 }
 
@@ -60,16 +60,20 @@ func init() {
 				"Afterwards everything arrives that the network still keeps for the account."}},
 		{name: "pin", summary: "changes the PIN", run: (*Console).changePIN},
 		{name: "lock", summary: "closes the account until the next unlock", run: (*Console).lock},
-		{name: "wipe", summary: "leaves the account for good, after a question", slow: true, run: (*Console).wipe,
+		{name: "duress", summary: "chooses a PIN that wipes the account", run: (*Console).duress,
+			more: []string{"Where this device asks for the PIN, that one wipes the account for good and shows an empty one.",
+				"`pin` keeps it. Nobody can ask the device whether there is one."}},
+		{name: "wipe", arguments: "[everything]", summary: "leaves the account for good, after a question", slow: true, run: (*Console).wipe,
 			more: []string{"First the network deletes what it keeps for the account, and says so; then this device forgets it.",
-				"Write down what `phrase` shows if you may want to come back."}},
+				"Write down what `phrase` shows if you may want to come back.",
+				"`wipe everything` is for the day on which the device changes hands: nothing that it keeps can be read again."}},
 		{name: "send", arguments: "ID|NAME TEXT", summary: "sends a message", slow: true, run: (*Console).send,
 			more: []string{"A message has 1 to 2,000 characters. A name with spaces goes in quotes: send \"Anna B\" good morning"}},
 		{name: "read", arguments: "[ID|NAME]", summary: "shows new messages, or one conversation", run: (*Console).read,
 			more: []string{"What was shown counts as read. Signs that could fool a terminal are spelled out, such as ␛ for Escape."}},
 		{name: "contacts", summary: "lists the people you know", run: (*Console).contacts},
 		{name: "add", arguments: "ID NAME", summary: "gives a Session ID a name", run: (*Console).add,
-			more: []string{"The name has at most 100 bytes and stays on this device."}},
+			more: []string{"The name has at most 100 bytes and stays on your devices. ID is also what a scanned QR code holds."}},
 		{name: "node", service: "node", summary: "how this device's service node does", run: (*Console).node},
 		{name: "peers", service: "node", summary: "lists the other service nodes", run: (*Console).peers},
 		{name: "logs", service: "device", arguments: "[N]", summary: "shows the last N lines of the log, 50 unless told", run: (*Console).logs},
@@ -79,6 +83,11 @@ func init() {
 	}
 	at := slices.IndexFunc(order, func(cmd *command) bool { return cmd.name == "add" }) + 1
 	order = slices.Insert(order, at, messageCommands()...)
+	order = slices.Insert(order, at+len(messageCommands()), groupCommands()...)
+	at = slices.IndexFunc(order, func(cmd *command) bool { return cmd.name == "peers" }) + 1
+	order = slices.Insert(order, at, stakeCommands()...)
+	at = slices.IndexFunc(order, func(cmd *command) bool { return cmd.name == "wipe" }) + 1
+	order = slices.Insert(order, at, deviceCommands()...)
 	for _, cmd := range order {
 		commands[cmd.name] = cmd
 	}
@@ -91,6 +100,8 @@ func (c *Console) offers(cmd *command) bool {
 		return c.cfg.MayLeave
 	case cmd.service == "node":
 		return c.cfg.Node != nil
+	case cmd.service == "ledger":
+		return c.cfg.Ledger != nil
 	case cmd.service == "device":
 		return c.cfg.Device != nil
 	}

@@ -33,9 +33,10 @@ const Prompt = "hearth> "
 // Config is what a console needs.
 type Config struct {
 	Messenger api.MessengerClient
-	// Node and Device are nil where there is none, as beside a messenger on an
-	// ordinary machine; their commands are not offered then.
+	// Node, Ledger and Device are nil where there is none, as beside a messenger on
+	// an ordinary machine; their commands are not offered then.
 	Node   api.NodeClient
+	Ledger api.LedgerClient
 	Device api.DeviceClient
 
 	// Plain reads and writes lines only: no prompt, no echo, for a pipe.
@@ -97,6 +98,7 @@ func (c *Console) Run(ctx context.Context, rw io.ReadWriter) error {
 	}
 	c.welcome(ctx)
 	events.Go(func() { c.follow(ctx) })
+	events.Go(func() { c.tellWriting(ctx, c.term.writing) })
 	defer events.Wait()
 	defer cancel()
 	for {

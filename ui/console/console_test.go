@@ -182,7 +182,7 @@ func difference(want, got string) string {
 }
 
 var prompts = []string{Prompt, "PIN: ", "New PIN: ", "The same PIN again: ", "Switch the device off? Type yes: ", "Restart the device? Type yes: ",
-	"The 13 words: ", "Type wipe to go on: ", "Wipe this device all the same? Type yes: "}
+	"The 13 words: ", "The code that `link` shows on the other device: ", "Type wipe to go on: ", "Type yes to go on: ", "Wipe this device all the same? Type yes: "}
 
 // typed finds the input in a line of a transcript.
 func typed(line string) (prompt, keys string, secret, ok bool) {
@@ -271,6 +271,12 @@ func happen(t *testing.T, s *devicetest.Services, directive string) (shows bool)
 		s.Change(func() { s.Unwiped = 1 })
 	case "unready":
 		s.Change(func() { s.Node.Ready, s.Node.Trouble, s.Node.Swarm = false, rest, "" })
+	case "tested": // this node by others, the others by it, and they keep files
+		s.Change(func() {
+			s.Node.Reachable, s.Node.Failing, s.Node.Heard, s.Node.ReachTrouble = 9, 1, devicetest.Minute-4000, rest
+			s.Node.Files, s.Node.FileBytes, s.Node.FileQuota = 3, 1_234_567, 2<<30
+			s.Peers[1].Since, s.Peers[1].Failures, s.Peers[1].Trouble = devicetest.Minute-185_000, 7, "link"
+		})
 	case "running": // services, stages and a log, as PID 1 tells them
 		s.Change(func() {
 			s.Device.Services = []*api.Service{{Name: "vault", Pid: 71, MemoryKib: 9216}, {Name: "node", Pid: 72, MemoryKib: 23040, Restarts: 1, Trouble: "signal: killed"}, {Name: "panel"}}
@@ -291,6 +297,12 @@ func happen(t *testing.T, s *devicetest.Services, directive string) (shows bool)
 			t.Fatal("nobody follows the events")
 		}
 		s.Receive(from, text)
+		return true
+	case "device": // NAME of one that comes to the account
+		if err := s.Followed(ctx, 1); err != nil {
+			t.Fatal("nobody follows the events")
+		}
+		s.Arrive(rest)
 		return true
 	case "request": // NAME "TEXT"
 		name, quoted, _ := strings.Cut(rest, " ")
@@ -340,6 +352,33 @@ func happen(t *testing.T, s *devicetest.Services, directive string) (shows bool)
 				Reactions: []*api.Reaction{{Emoji: "👍", Outgoing: true}, {Emoji: "🥰"}}, Expires: devicetest.Minute + 7_200_000},
 				&api.Message{SessionId: devicetest.Bob, Kind: api.Message_TIMER, Outgoing: true, Text: "set messages to disappear 1 hour after sending", Timestamp: devicetest.Minute + 3_700_000})
 		})
+	case "invited": // a stranger wants the account in a group
+		if err := s.Followed(ctx, 1); err != nil {
+			t.Fatal("nobody follows the events")
+		}
+		s.Invite(&api.Group{Id: devicetest.GroupID, Name: rest, State: api.Group_INVITED, InvitedBy: devicetest.Bob, InvitedByName: "Mallory\x1b[2J"})
+		return true
+	case "told": // in the group, by somebody without a name here
+		if err := s.Followed(ctx, 1); err != nil {
+			t.Fatal("nobody follows the events")
+		}
+		m := &api.Message{Text: rest}
+		if name, ok := strings.CutPrefix(rest, "name "); ok {
+			m.Kind, m.Text = api.Message_GROUP_NAME, "named the group "+name
+		}
+		if rest == "out" {
+			m.Kind, m.Text = api.Message_GROUP_KICKED, "You were removed from the group."
+			s.ReceiveInGroup(devicetest.GroupID, "", "", m)
+			return true
+		}
+		s.ReceiveInGroup(devicetest.GroupID, devicetest.Bob, "Bob", m)
+		return true
+	case "connecting":
+		if err := s.Followed(ctx, 1); err != nil {
+			t.Fatal("nobody follows the events")
+		}
+		s.Change(func() { s.State.Connecting = rest == "on" })
+		return rest == "off" // only that is shown
 	case "trouble":
 		if err := s.Followed(ctx, 1); err != nil {
 			t.Fatal("nobody follows the events")

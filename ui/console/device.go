@@ -67,6 +67,9 @@ func (c *Console) status(ctx context.Context, _ string) error {
 			address = "no network address"
 		}
 		add("device", "Hearth %s on %s, up %s, %s", device.GetVersion(), device.GetBoard(), span(time.Duration(device.GetUptimeMs())*time.Millisecond), address)
+		if device.GetData() != "" {
+			add("data", "%s", device.GetData())
+		}
 	}
 	switch {
 	case stateErr != nil:
@@ -173,6 +176,26 @@ func (c *Console) node(ctx context.Context, _ string) error {
 		fmt.Sprintf("keeps     %s, %s", count(n.GetMessages(), "message"), bytesText(n.GetBytes())),
 		fmt.Sprintf("handled   %s, %s", count(n.GetOnions(), "onion layer"), count(n.GetRequests(), "storage request")),
 	}
+	if n.GetFileQuota() > 0 {
+		line := fmt.Sprintf("files     %s, %s of %s", count(n.GetFiles(), "file"), bytesText(n.GetFileBytes()), bytesText(n.GetFileQuota()))
+		if n.GetFilesTrouble() != "" {
+			line += ": " + n.GetFilesTrouble()
+		}
+		lines = append(lines, line)
+	}
+	if n.GetReachable()+n.GetFailing() > 0 {
+		line := fmt.Sprintf("tests     %s can be reached", count(n.GetReachable(), "other node"))
+		if n.GetFailing() > 0 {
+			line += fmt.Sprintf(", %d cannot", n.GetFailing())
+		}
+		lines = append(lines, line)
+	}
+	switch {
+	case n.GetReachTrouble() != "":
+		lines = append(lines, "tested    "+n.GetReachTrouble())
+	case n.GetHeard() > 0:
+		lines = append(lines, "tested    by another node "+span(c.cfg.Now().Sub(time.UnixMilli(n.GetHeard())))+" ago")
+	}
 	if n.GetStarted() > 0 {
 		lines = append(lines, "runs for  "+span(c.cfg.Now().Sub(time.UnixMilli(n.GetStarted()))))
 	}
@@ -194,6 +217,9 @@ func (c *Console) peers(ctx context.Context, _ string) error {
 		line := fmt.Sprintf("%-13s %-22s swarm %s", shortID(p.GetEd25519()), p.GetAddress(), orNone(p.GetSwarm()))
 		if p.GetOwnSwarm() {
 			line += " (own)"
+		}
+		if p.GetFailures() > 0 && p.GetSince() > 0 {
+			line += fmt.Sprintf(", not reached over %s for %s", orNone(p.GetTrouble()), span(c.cfg.Now().Sub(time.UnixMilli(p.GetSince()))))
 		}
 		lines = append(lines, line)
 	}

@@ -76,6 +76,9 @@ func (c *Console) announce(ctx context.Context, m *api.Message) {
 	if from == "" {
 		from = m.GetSessionId()
 	}
+	if isGroup(m.GetSessionId()) {
+		from = byline("", m.GetFrom(), m.GetFromName()) + " in " + from
+	}
 	c.term.print("* message from "+clip(from, 66)+": "+clip(m.GetText(), maxEvent), "  message received; `read` shows it with its time")
 }
 
@@ -112,8 +115,11 @@ func (c *Console) noteState(s *api.MessengerState, asked bool) {
 	switch trouble := s.GetTrouble(); {
 	case trouble != "" && trouble != before.GetTrouble() && !starting:
 		lines = append(lines, "* trouble: "+trouble)
-	case trouble == "" && before.GetTrouble() != "" && s.GetAccount() == api.MessengerState_OPEN:
+	case trouble == "" && !s.GetConnecting() && (before.GetTrouble() != "" || before.GetConnecting()) && s.GetAccount() == api.MessengerState_OPEN:
 		lines = append(lines, "* messages flow")
+	}
+	if n := s.GetNewDevices(); asked && n > 0 && before.GetNewDevices() == 0 {
+		lines = append(lines, newDevices(n))
 	}
 	if len(lines) > 0 {
 		c.term.print(lines...)

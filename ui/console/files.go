@@ -20,22 +20,117 @@ import (
 // filePiece is how much of a file goes in one request, in bytes.
 const filePiece = 64 << 10
 
+// openFile opens a file of the user's for reading.
+func openFile(path string) (*os.File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fileError(err)
+	}
+	if !info.Mode().IsRegular() { // to open a pipe could take for ever
+		return nil, usageError(path + " is not a file.")
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fileError(err)
+	}
+	return file, nil
+}
+
+// inPieces gives the bytes of a file to send, until that fails, which the messenger
+// then has a reason for. The error is the file's.
+func inPieces(file *os.File, send func([]byte) error) error {
+	piece := make([]byte, filePiece)
+	for {
+		n, err := file.Read(piece)
+		if n > 0 && send(piece[:n]) != nil {
+			return nil
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fileError(err)
+		}
+	}
+}
+
+// picture shows whether there is an own picture, or chooses it.
+func (c *Console) picture(ctx context.Context, rest string) error {
+	path := unquote(rest)
+	if path == "" {
+		reply, err := c.cfg.Messenger.Settings(ctx, &api.SettingsRequest{})
+		if err != nil {
+			return serviceError{messenger, err}
+		}
+		c.hasPicture(reply)
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // takes back what was sent when the file cannot be read
+	stream, err := c.cfg.Messenger.SetPicture(ctx)
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	if path != "-" {
+		file, err := openFile(path)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		if err := inPieces(file, func(b []byte) error { return stream.Send(&api.SetPictureRequest{Data: b}) }); err != nil {
+			return err
+		}
+	}
+	reply, err := stream.CloseAndRecv()
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	c.hasPicture(reply)
+	return nil
+}
+
+func (c *Console) hasPicture(reply *api.SettingsReply) {
+	if reply.GetPicture() {
+		c.term.print("You have a picture. It goes out with your messages.")
+	} else {
+		c.term.print("You have no picture. `picture PATH` sets one.")
+	}
+}
+
+// savePicture keeps the picture of a contact.
+func (c *Console) savePicture(ctx context.Context, who, path string) error {
+	if path = unquote(path); path == "" {
+		return usageError("Say where to: save NAME picture PATH")
+	}
+	reply, err := c.cfg.Messenger.Picture(ctx, &api.WhoRequest{Who: who})
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	out, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fileError(err)
+	}
+	_, err = out.Write(reply.GetJpeg())
+	if closeErr := out.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		os.Remove(path)
+		return fileError(err)
+	}
+	c.term.print(fmt.Sprintf("%s has the picture, %d bytes.", path, len(reply.GetJpeg())))
+	return nil
+}
+
 func (c *Console) sendFile(ctx context.Context, rest string) error {
 	to, path := cutWord(rest)
 	path = unquote(path)
 	if to == "" || path == "" {
 		return usageError("Say to whom and which file: sendfile NAME PATH")
 	}
-	info, err := os.Stat(path)
+	file, err := openFile(path)
 	if err != nil {
-		return fileError(err)
-	}
-	if !info.Mode().IsRegular() { // to open a pipe could take for ever
-		return usageError(path + " is not a file.")
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return fileError(err)
+		return err
 	}
 	defer file.Close()
 	ctx, cancel := context.WithCancel(ctx)
@@ -45,16 +140,12 @@ func (c *Console) sendFile(ctx context.Context, rest string) error {
 		return serviceError{messenger, err}
 	}
 	err = stream.Send(&api.SendFileRequest{Part: &api.SendFileRequest_Head{Head: &api.FileHead{To: to, Name: filepath.Base(path)}}})
-	for piece := make([]byte, filePiece); err == nil; {
-		n, readErr := file.Read(piece)
-		if n > 0 {
-			err = stream.Send(&api.SendFileRequest{Part: &api.SendFileRequest_Data{Data: piece[:n]}})
-		}
-		if readErr == io.EOF {
-			break
-		}
-		if readErr != nil {
-			return fileError(readErr)
+	if err == nil {
+		err = inPieces(file, func(b []byte) error {
+			return stream.Send(&api.SendFileRequest{Part: &api.SendFileRequest_Data{Data: b}})
+		})
+		if err != nil {
+			return err
 		}
 	}
 	// After an end that the messenger made, the reason comes here.
@@ -70,6 +161,9 @@ func (c *Console) save(ctx context.Context, rest string) error {
 	const usage = "save NAME N PATH"
 	with, left := cutWord(rest)
 	text, path := cutWord(left)
+	if strings.EqualFold(text, "picture") {
+		return c.savePicture(ctx, with, path)
+	}
 	message, which, several := strings.Cut(text, ".")
 	_, number, _, err := cutNumber(`"`+with+`" `+message, usage)
 	if err != nil {
@@ -136,7 +230,7 @@ func (c *Console) save(ctx context.Context, rest string) error {
 // fileName is what a file of a message is called, for a folder of the user's: the
 // sender chose it, so that nothing but a plain name is taken.
 func (c *Console) fileName(ctx context.Context, with string, number, file uint64) (string, error) {
-	reply, err := c.cfg.Messenger.Messages(ctx, &api.MessagesRequest{With: with, Limit: 1000})
+	reply, err := c.cfg.Messenger.Messages(ctx, &api.MessagesRequest{With: with, Limit: 1, Before: number + 1})
 	if err != nil {
 		return "", serviceError{messenger, err}
 	}

@@ -53,6 +53,11 @@ func TestFilesAreSentAndSaved(t *testing.T) {
 		{"save Bob 1.0 " + dir + "/four", "Say which file"},
 		{"save Bob x " + dir + "/four", "Say with whom and which message"},
 		{"save Bob 1", "Say where to"},
+		{"picture", "You have no picture."},
+		{"picture " + source, "You have a picture."},
+		{"picture -", "You have no picture."},
+		{"picture " + dir, "is not a file."},
+		{"save Bob picture " + dir + "/face", "There is no picture."},
 	} {
 		if got := strings.ReplaceAll(u.says(&at, c.line), "\n", ""); !strings.Contains(got, c.want) {
 			t.Errorf("%s: %q, want %q", c.line, got, c.want)
@@ -71,6 +76,13 @@ func TestFilesAreSentAndSaved(t *testing.T) {
 			t.Errorf("sent %d bytes", len(got))
 		}
 	})
+	s.Change(func() { s.Pictures = map[string][]byte{devicetest.Bob: []byte("jpeg")} })
+	if got := u.says(&at, "save Bob picture "+dir+"/face"); !strings.Contains(got, "has the picture, 4 bytes.") {
+		t.Errorf("%q", got)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "face")); err != nil || string(got) != "jpeg" {
+		t.Errorf("%q, %v", got, err)
+	}
 	u.leave()
 }
 
@@ -79,7 +91,7 @@ func TestAConsoleOnTheDeviceTouchesNoFiles(t *testing.T) {
 	s.Open()
 	u := sit(t, s, nil)
 	at := u.waitPrompt(0)
-	for _, line := range []string{"sendfile Bob /etc/passwd", "save Bob 1 /tmp/x", "help save"} {
+	for _, line := range []string{"sendfile Bob /etc/passwd", "save Bob 1 /tmp/x", "help save", "picture /etc/passwd"} {
 		if got := u.says(&at, line); !strings.Contains(got, "There is no command") {
 			t.Errorf("%s: %q", line, got)
 		}

@@ -22,10 +22,18 @@ func messageCommands() []*command {
 		{name: "react", arguments: "NAME N EMOJI", summary: "puts an emoji on a message", run: (*Console).react,
 			more: []string{numbered + " With the word off behind it the emoji is taken away: react Bob 3 👍 off", "20 reactions a minute are allowed."}},
 		{name: "sendfile", arguments: "NAME PATH", summary: "sends a file of this machine", slow: true, leaves: true, run: (*Console).sendFile,
-			more: []string{"At most 10,000,000 bytes. JPEG and PNG pictures lose what they say about place, time and camera."}},
+			more: []string{"At most 10,000,000 bytes. JPEG, PNG, GIF and WebP pictures lose what they say about place, time and camera.",
+				"HEIC, AVIF, TIFF and JPEG XL pictures have to be converted first: that cannot be taken out of them here."}},
 		{name: "save", arguments: "NAME N PATH", summary: "keeps a file that came with a message", slow: true, leaves: true, run: (*Console).save,
 			more: []string{numbered + " Of several files 3.2 is the second one of message 3.",
-				"PATH is a new file, or a folder. Files are fetched when you ask for them, never by themselves."}},
+				"PATH is a new file, or a folder. Files are fetched when you ask for them, never by themselves.",
+				"What breaks off goes on where it was. The picture of a contact: save NAME picture PATH"}},
+		{name: "picture", arguments: "[PATH]", summary: "shows whether you have a picture, or sets it", slow: true, leaves: true, run: (*Console).picture,
+			more: []string{"It goes out with your messages, at most 600 pixels each way. The path - is none."}},
+		{name: "find", arguments: "TEXT", summary: "finds messages that hold a text", run: (*Console).find,
+			more: []string{"The latest 50 of all conversations, whatever the case of the letters. `older NAME N` shows what was before one."}},
+		{name: "older", arguments: "NAME N", summary: "shows what was before a message", run: (*Console).older,
+			more: []string{numbered}},
 		{name: "unsend", arguments: "NAME N", summary: "deletes a message of yours, for both sides", run: (*Console).unsend,
 			more: []string{numbered, "It is deleted here and in the network at once. Their device is asked to do the same; it may have been read."}},
 		{name: "timer", arguments: "NAME [TIMER]", summary: "lets messages disappear: off, read 12h, send 1d", run: (*Console).timer,
@@ -39,7 +47,7 @@ func messageCommands() []*command {
 		{name: "unblock", arguments: "ID|NAME", summary: "ends that", run: (*Console).unblock},
 		{name: "name", arguments: "[NAME]", summary: "shows or sets what you call yourself", run: (*Console).displayName,
 			more: []string{"It goes out with your messages. The name - is none."}},
-		{name: "settings", arguments: "[X on|off]", summary: "shows the settings, or sets receipts or typing", run: (*Console).settings,
+		{name: "settings", arguments: "[X on|off]", summary: "shows the settings, or sets receipts, typing or lock", run: (*Console).settings,
 			more: []string{"receipts: tell others that you have read their messages, and be told.", "typing: tell others that you are writing, and be told."}},
 	}
 }
@@ -134,8 +142,13 @@ func (c *Console) unsend(ctx context.Context, rest string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := c.cfg.Messenger.Unsend(ctx, &api.UnsendRequest{With: with, Id: number}); err != nil {
+	m, err := c.cfg.Messenger.Unsend(ctx, &api.UnsendRequest{With: with, Id: number})
+	if err != nil {
 		return serviceError{messenger, err}
+	}
+	if isGroup(m.GetSessionId()) {
+		c.term.print("Deleted here; the others' devices are asked to delete it.")
+		return nil
 	}
 	c.term.print("Deleted here; the other side is asked to delete it.")
 	return nil
@@ -186,6 +199,10 @@ func (c *Console) showTimer(ctx context.Context, with string) error {
 			return nil
 		}
 	}
+	if g, err := c.oneGroup(ctx, with); err == nil {
+		c.term.print(sentence(timerText(g.GetTimer())))
+		return nil
+	}
 	return usageError(fmt.Sprintf("Nobody is called %q.", clip(with, 66)))
 }
 
@@ -234,11 +251,15 @@ func (c *Console) requests(ctx context.Context, _ string) error {
 	if err != nil {
 		return serviceError{messenger, err}
 	}
+	invitations := c.invitationLines(ctx)
 	if len(reply.GetContacts()) == 0 {
-		c.term.print("No requests.")
+		if len(invitations) == 0 {
+			invitations = []string{"No requests."}
+		}
+		c.term.print(invitations...)
 		return nil
 	}
-	var lines []string
+	lines := invitations
 	for _, who := range reply.GetContacts() {
 		name := "gives no name"
 		if who.GetProfileName() != "" {
@@ -320,7 +341,16 @@ func (c *Console) settings(ctx context.Context, rest string) error {
 	r := &api.SettingsRequest{}
 	what, rest := cutWord(rest)
 	value := strings.ToLower(strings.TrimSpace(rest))
-	if what != "" {
+	if strings.ToLower(what) == "lock" {
+		minutes, err := strconv.ParseUint(value, 10, 32)
+		if value == "off" {
+			minutes, err = 0, nil
+		}
+		if err != nil {
+			return usageError("Say after how many minutes without use the account locks: settings lock 10, settings lock off")
+		}
+		r.LockMinutes = proto.Uint32(uint32(minutes))
+	} else if what != "" {
 		if value != "on" && value != "off" {
 			return usageError("Say what and how: settings receipts on, settings typing off")
 		}
@@ -330,7 +360,7 @@ func (c *Console) settings(ctx context.Context, rest string) error {
 		case "typing":
 			r.Typing = proto.Bool(value == "on")
 		default:
-			return usageError("There is no such setting; there are receipts and typing.")
+			return usageError("There is no such setting; there are receipts, typing and lock.")
 		}
 	}
 	reply, err := c.cfg.Messenger.Settings(ctx, r)
@@ -341,8 +371,15 @@ func (c *Console) settings(ctx context.Context, rest string) error {
 	if name == "" {
 		name = "none"
 	}
-	c.term.print("name      "+name, "receipts  "+onOff(reply.GetReadReceipts()), "typing    "+onOff(reply.GetTyping()))
+	c.term.print("name      "+name, "receipts  "+onOff(reply.GetReadReceipts()), "typing    "+onOff(reply.GetTyping()), "lock      "+lockText(reply.GetLockMinutes()))
 	return nil
+}
+
+func lockText(minutes uint32) string {
+	if minutes == 0 {
+		return "off"
+	}
+	return "after " + count(minutes, "minute") + " without use"
 }
 
 func onOff(b bool) string {
@@ -356,9 +393,13 @@ func onOff(b bool) string {
 // belongs to it.
 func messageLines(with string, m *api.Message) []string {
 	const indent = "                  " // as wide as a time and two spaces
-	who := with
+	who := byline(with, m.GetFrom(), m.GetFromName())
 	if m.GetOutgoing() {
 		who = "you"
+	}
+	switch m.GetKind() {
+	case api.Message_GROUP_KICKED, api.Message_GROUP_DESTROYED:
+		return []string{stamp(m.GetTimestamp()) + "  * " + m.GetText()} // nobody is named
 	}
 	if m.GetKind() != api.Message_TEXT {
 		return []string{stamp(m.GetTimestamp()) + "  * " + who + " " + m.GetText()}
@@ -371,6 +412,9 @@ func messageLines(with string, m *api.Message) []string {
 	text := visibleLines(m.GetText())
 	if m.GetDeleted() {
 		text = []string{"(deleted by its writer)"}
+		if m.GetByAdmin() {
+			text[0] = "(deleted by an admin)"
+		}
 	}
 	var lines []string
 	for i, part := range text {
@@ -415,7 +459,7 @@ func messageLines(with string, m *api.Message) []string {
 func reactionText(with string, m *api.Message) string {
 	var parts []string
 	for _, r := range m.GetReactions() {
-		by := with
+		by := byline(with, r.GetFrom(), r.GetFromName())
 		if r.GetOutgoing() {
 			by = "you"
 		}
@@ -454,9 +498,18 @@ func (c *Console) happened(ctx context.Context, event *api.Event) {
 		// What strangers write is not put before anybody's eyes.
 		c.term.print("* message request from " + e.Request.GetSessionId() + "; `requests` lists them")
 	case *api.Event_Info:
-		if !e.Info.GetOutgoing() {
+		if isGroup(e.Info.GetSessionId()) {
+			c.groupInfo(e.Info, who(e.Info.GetSessionId()))
+		} else if !e.Info.GetOutgoing() {
 			c.term.print("* " + who(e.Info.GetSessionId()) + " " + e.Info.GetText())
 		}
+	case *api.Event_Group:
+		if e.Group.GetState() == api.Group_INVITED {
+			// As with strangers: not a word of it is put before anybody's eyes.
+			c.term.print("* invitation to a group from " + e.Group.GetInvitedBy() + "; `groups` lists it")
+		}
+	case *api.Event_Device:
+		c.newDevice(e.Device)
 	case *api.Event_Typing:
 		if !e.Typing.GetStopped() {
 			c.term.print("* " + who(e.Typing.GetSessionId()) + " is writing")
@@ -475,12 +528,21 @@ func (c *Console) happened(ctx context.Context, event *api.Event) {
 		case api.Update_REACTION:
 			for _, r := range m.GetReactions() {
 				if !r.GetOutgoing() {
-					c.term.print(fmt.Sprintf("* reactions of %s to %q: %s", name, clip(m.GetText(), 60), reactionText(name, m)))
+					of := "of"
+					if isGroup(m.GetSessionId()) {
+						of = "in"
+					}
+					c.term.print(fmt.Sprintf("* reactions %s %s to %q: %s", of, name, clip(m.GetText(), 60), reactionText(name, m)))
 					return
 				}
 			}
 		case api.Update_UNSENT:
-			if !m.GetOutgoing() {
+			switch {
+			case m.GetByAdmin():
+				c.term.print(fmt.Sprintf("* an admin of %s deleted a message, #%d", name, m.GetId()))
+			case isGroup(m.GetSessionId()) && !m.GetOutgoing():
+				c.term.print(fmt.Sprintf("* %s in %s deleted a message, #%d", byline("", m.GetFrom(), m.GetFromName()), name, m.GetId()))
+			case !m.GetOutgoing():
 				c.term.print(fmt.Sprintf("* %s deleted a message, #%d", name, m.GetId()))
 			}
 		}

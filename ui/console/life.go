@@ -106,7 +106,65 @@ func (c *Console) lock(ctx context.Context, _ string) error {
 	return nil
 }
 
-func (c *Console) wipe(ctx context.Context, _ string) error {
+// duress does not say whether there was such a PIN before, and nothing else does.
+func (c *Console) duress(ctx context.Context, _ string) error {
+	if account, err := c.accountNow(ctx); err != nil {
+		return err
+	} else if account == api.MessengerState_NONE {
+		return usageError(nextSetup)
+	}
+	c.term.print("Where this device asks for the PIN, the duress PIN wipes the account for good and shows an empty one. Only the 13 words bring the account back then.",
+		"First your PIN, then the duress PIN, twice.")
+	old, err := c.pinFrom(ctx, "", "PIN: ")
+	if err != nil {
+		return err
+	}
+	pin, err := c.newPIN(ctx)
+	if err != nil {
+		return err
+	}
+	state, err := c.cfg.Messenger.SetDuress(ctx, &api.SetDuressRequest{Pin: old, DuressPin: pin})
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	c.setState(state)
+	c.term.print("The duress PIN is set. Nobody can ask this device whether there is one; another `duress` replaces it.")
+	return nil
+}
+
+// wipeEverything is for the day on which the device changes hands.
+func (c *Console) wipeEverything(ctx context.Context) error {
+	if c.cfg.Device == nil {
+		return usageError("Only a device can be wiped wholly; `wipe` leaves the account.")
+	}
+	c.term.print("This makes everything that the device keeps unreadable for good, on its card and on every copy of it: account, messages, contacts, the service node's key and store.",
+		"What the network keeps for the account goes by itself within 30 days; `wipe` alone deletes it at once, and gives the TPM back, so do that before if you know the PIN.")
+	answer, err := c.ask(ctx, "Type wipe everything to go on: ", false)
+	if err != nil {
+		return err
+	}
+	if strings.TrimSpace(answer) != "wipe everything" {
+		return usageError("Nothing was done.")
+	}
+	reply, err := c.cfg.Device.WipeEverything(ctx, &api.WipeEverythingRequest{})
+	if err != nil {
+		return serviceError{"device", err}
+	}
+	if reply.GetTrouble() != "" {
+		c.term.print(sentence(reply.GetTrouble()))
+	}
+	c.term.print("The keys are gone. The device removes the rest and restarts as on its first day.")
+	return nil
+}
+
+func (c *Console) wipe(ctx context.Context, rest string) error {
+	switch strings.TrimSpace(rest) {
+	case "":
+	case "everything":
+		return c.wipeEverything(ctx)
+	default:
+		return usageError("Type wipe to leave the account, or wipe everything before the device changes hands.")
+	}
 	if _, err := c.accountNow(ctx); err != nil {
 		return err
 	}

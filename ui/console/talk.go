@@ -3,6 +3,7 @@ package console
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,7 +35,7 @@ func (c *Console) read(ctx context.Context, rest string) error {
 		return serviceError{messenger, err}
 	}
 	shown := false
-	for _, who := range contacts.GetContacts() {
+	for _, who := range append(contacts.GetContacts(), c.unreadGroups(ctx)...) {
 		if who.GetUnread() == 0 {
 			continue
 		}
@@ -74,6 +75,55 @@ func (c *Console) readOne(ctx context.Context, with string) error {
 	return nil
 }
 
+// older shows the messages before one, page by page.
+func (c *Console) older(ctx context.Context, rest string) error {
+	with, number, _, err := cutNumber(rest, "older NAME N")
+	if err != nil {
+		return err
+	}
+	reply, err := c.cfg.Messenger.Messages(ctx, &api.MessagesRequest{With: with, Limit: readLimit, Before: number})
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	if len(reply.GetMessages()) == 0 {
+		c.term.print("Nothing was before that.")
+		return nil
+	}
+	id := reply.GetMessages()[0].GetSessionId()
+	c.printConversation(c.nameOf(ctx, id), id, reply.GetMessages())
+	return nil
+}
+
+// find shows messages with a text, one conversation after the other.
+func (c *Console) find(ctx context.Context, rest string) error {
+	text := unquote(rest)
+	if text == "" {
+		return usageError("Say which text: find TEXT")
+	}
+	reply, err := c.cfg.Messenger.Search(ctx, &api.SearchRequest{Text: text, Limit: readLimit})
+	if err != nil {
+		return serviceError{messenger, err}
+	}
+	if len(reply.GetMessages()) == 0 {
+		c.term.print("No message has that in it.")
+		return nil
+	}
+	var order []string
+	found := make(map[string][]*api.Message)
+	for _, m := range reply.GetMessages() { // the latest first
+		id := m.GetSessionId()
+		if found[id] == nil {
+			order = append(order, id)
+		}
+		found[id] = append(found[id], m)
+	}
+	for _, id := range order {
+		slices.Reverse(found[id])
+		c.printConversation(c.nameOf(ctx, id), id, found[id])
+	}
+	return nil
+}
+
 func (c *Console) printConversation(name, id string, messages []*api.Message) {
 	head, short := "With "+id, shortID(id)
 	if name != "" && name != id {
@@ -104,6 +154,8 @@ func (c *Console) contacts(ctx context.Context, _ string) error {
 		line := fmt.Sprintf("%s  %s", who.GetSessionId(), clip(name, 60))
 		if n := who.GetUnread(); n > 0 {
 			line += fmt.Sprintf(", %d unread", n)
+		} else if who.GetMarkedUnread() {
+			line += ", marked unread"
 		}
 		if who.GetBlocked() {
 			line += ", blocked"
@@ -144,6 +196,9 @@ func unquote(rest string) string {
 
 // nameOf gives the name of a Session ID, empty when it has none.
 func (c *Console) nameOf(ctx context.Context, id string) string {
+	if isGroup(id) {
+		return c.groupName(ctx, id)
+	}
 	reply, err := c.cfg.Messenger.Contacts(ctx, &api.ContactsRequest{})
 	if err != nil {
 		return ""

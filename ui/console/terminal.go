@@ -29,9 +29,11 @@ type terminal struct {
 	change    chan struct{} // closed and replaced when queue or ended change
 	listening bool          // the prompt is on the screen
 	prompt    string
-	secret    bool   // what is typed now must not be shown
-	cancel    func() // ends the running command; nil = none runs
-	stop      bool   // Ctrl-C came for a command that does not run yet
+	secret    bool        // what is typed now must not be shown
+	cancel    func()      // ends the running command; nil = none runs
+	stop      bool        // Ctrl-C came for a command that does not run yet
+	noted     string      // of whom was last written to writing
+	writing   chan string // to whom the line being typed is, only the latest
 }
 
 // input is what one line brought.
@@ -43,7 +45,7 @@ type input struct {
 }
 
 func newTerminal(w io.Writer, raw bool) *terminal {
-	return &terminal{w: w, raw: raw, change: make(chan struct{})}
+	return &terminal{w: w, raw: raw, change: make(chan struct{}), writing: make(chan string, 1)}
 }
 
 func (t *terminal) changed() {
@@ -103,6 +105,7 @@ func (t *terminal) key(b byte) (leave bool) {
 		last = t.editor.line[n-1]
 	}
 	did := t.editor.feed(b)
+	defer t.noteWriting(did)
 	echo := t.raw && t.listening && !t.secret
 	switch did {
 	case appended:
@@ -135,6 +138,31 @@ func (t *terminal) key(b byte) (leave bool) {
 		return true
 	}
 	return false
+}
+
+// noteWriting says to whom somebody writes who types at the prompt. Keys that change
+// nothing about it are noted, too, as signs that the writing goes on.
+func (t *terminal) noteWriting(did effect) {
+	if !t.raw || t.secret {
+		return
+	}
+	name := done
+	if did != entered {
+		begin := t.editor.line[:min(len(t.editor.line), headLength)]
+		if name = addressee(string(begin)); name == "" && t.noted == "" {
+			return
+		}
+	} else if t.noted == "" {
+		return
+	}
+	if t.noted = name; name == done {
+		t.noted = ""
+	}
+	select {
+	case <-t.writing:
+	default:
+	}
+	t.writing <- name
 }
 
 func (t *terminal) enter() {

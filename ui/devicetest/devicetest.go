@@ -45,9 +45,13 @@ type Services struct {
 	PIN      string
 	Contacts []*api.Contact
 	Messages []*api.Message
+	Groups   []*api.Group
 	Sent     []*api.SendRequest
-	Files    map[File][]byte // that FetchFile gives
+	Typed    chan *api.TypingRequest // of the calls of Typing, the first hundred
+	Files    map[File][]byte         // that FetchFile gives
+	Pictures map[string][]byte       // by Session ID, the own one under ""
 	Settings *api.SettingsReply
+	Devices  []*api.AccountDevice
 	// Waits makes sent messages stay in the outbox.
 	Waits    bool
 	PowerOff []bool // one for each call: restart?
@@ -74,6 +78,8 @@ func Start(t testing.TB) *Services {
 		Node:      &api.NodeStatus{Ed25519: strings.Repeat("3b", 32), Address: "127.0.200.1:22300", Ready: true, Swarm: "7fffffffffffffff", SwarmMembers: 4, KnownNodes: 10, Messages: 12, Bytes: 34567, Onions: 81, Requests: 45, Started: Minute - 90_000},
 		Device:    &api.DeviceStatus{Version: "0.2", Board: "virt-amd64", UptimeMs: 95_000, Address: "10.0.2.15"},
 		Settings:  &api.SettingsReply{},
+		Typed:     make(chan *api.TypingRequest, 100),
+		Devices:   []*api.AccountDevice{{Id: "own", Name: "Hearth", Kind: "appliance", FirstSeen: Minute - 86_400_000, LastSeen: Minute, Own: true}},
 		Down:      map[string]bool{},
 		Fail:      map[string]error{},
 		Hang:      map[string]bool{},
@@ -338,6 +344,9 @@ func (m messengerServer) find(who string) (id string, err error) {
 	if len(who) == 66 && strings.HasPrefix(who, "05") {
 		return who, nil
 	}
+	if g, err := m.group(who); err == nil {
+		return g.Id, nil
+	}
 	return "", status.Errorf(codes.NotFound, "nobody is called %q", who)
 }
 
@@ -379,7 +388,7 @@ func (m messengerServer) Messages(_ context.Context, r *api.MessagesRequest) (*a
 	}
 	reply := &api.MessagesReply{}
 	for _, message := range m.s.Messages {
-		if message.SessionId != id {
+		if message.SessionId != id || r.GetBefore() > 0 && message.Id >= r.GetBefore() {
 			continue
 		}
 		reply.Messages = append(reply.Messages, proto.CloneOf(message))
@@ -393,6 +402,21 @@ func (m messengerServer) Messages(_ context.Context, r *api.MessagesRequest) (*a
 				m.s.State.Unread -= min(m.s.State.Unread, c.Unread)
 				c.Unread = 0
 			}
+		}
+		for _, g := range m.s.Groups {
+			if g.Id == id {
+				g.Unread = 0
+			}
+		}
+	}
+	return reply, nil
+}
+
+func (m messengerServer) Search(_ context.Context, r *api.SearchRequest) (*api.MessagesReply, error) {
+	reply := &api.MessagesReply{}
+	for _, message := range slices.Backward(m.s.Messages) {
+		if strings.Contains(strings.ToLower(message.Text), strings.ToLower(r.GetText())) {
+			reply.Messages = append(reply.Messages, proto.CloneOf(message))
 		}
 	}
 	return reply, nil

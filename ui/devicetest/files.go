@@ -1,6 +1,7 @@
 package devicetest
 
 import (
+	"context"
 	"io"
 
 	"google.golang.org/grpc"
@@ -79,4 +80,39 @@ func (m messengerServer) FetchFile(r *api.FetchFileRequest, stream grpc.ServerSt
 		}
 	}
 	return nil
+}
+
+// SetPicture keeps what it gets in Services.Pictures, under no Session ID.
+func (m messengerServer) SetPicture(stream grpc.ClientStreamingServer[api.SetPictureRequest, api.SettingsReply]) error {
+	var content []byte
+	for {
+		r, err := stream.Recv()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		content = append(content, r.GetData()...)
+	}
+	m.s.mu.Lock()
+	if m.s.Pictures == nil {
+		m.s.Pictures = make(map[string][]byte)
+	}
+	m.s.Pictures[""] = content
+	m.s.mu.Unlock()
+	return stream.SendAndClose(&api.SettingsReply{Picture: len(content) > 0})
+}
+
+// Picture gives what is in Services.Pictures.
+func (m messengerServer) Picture(_ context.Context, r *api.WhoRequest) (*api.PictureReply, error) {
+	id, err := m.find(r.GetWho())
+	if err != nil {
+		return nil, err
+	}
+	picture, ok := m.s.Pictures[id]
+	if !ok {
+		return nil, status.Error(codes.NotFound, "there is no picture")
+	}
+	return &api.PictureReply{Jpeg: picture}, nil
 }

@@ -180,7 +180,11 @@ func (m messengerServer) Unblock(_ context.Context, r *api.WhoRequest) (*api.Con
 	return m.decide(r.GetWho(), func(c *api.Contact) { c.Blocked = false })
 }
 
-func (m messengerServer) Typing(context.Context, *api.TypingRequest) (*api.TypingReply, error) {
+func (m messengerServer) Typing(_ context.Context, r *api.TypingRequest) (*api.TypingReply, error) {
+	select {
+	case m.s.Typed <- r:
+	default: // nobody looks
+	}
 	return &api.TypingReply{}, nil
 }
 

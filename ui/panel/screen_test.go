@@ -227,3 +227,22 @@ func BenchmarkDrawHome240(b *testing.B) {
 		Draw(image.Pt(240, 240), false, v)
 	}
 }
+
+func TestTheNodePageSaysWhoAnswers(t *testing.T) {
+	v := View{Messenger: openAccount(nil), Node: readyNode(), Page: Node}
+	v.Node.Reachable, v.Node.Failing = 9, 1
+	found := false
+	for _, r := range v.nodeRows() {
+		found = found || r.label == "Answer" && r.value == "9 of 10"
+	}
+	if !found {
+		t.Errorf("rows %+v", v.nodeRows())
+	}
+	if text, l := v.nodeLine(); l != good {
+		t.Errorf("line %q", text)
+	}
+	v.Node.ReachTrouble = "no other node answers"
+	if text, l := v.nodeLine(); text != "Node: no other node answers" || l != bad {
+		t.Errorf("with trouble: line %q", text)
+	}
+}

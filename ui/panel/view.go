@@ -59,6 +59,8 @@ func (v View) nodeState() (string, level) {
 		return n.GetTrouble(), bad
 	case !n.GetReady():
 		return "not ready", bad
+	case n.GetReachTrouble() != "":
+		return n.GetReachTrouble(), bad
 	case n.GetSwarmMembers() > 0:
 		return fmt.Sprintf("ready, swarm of %d", n.GetSwarmMembers()), good
 	}
@@ -68,7 +70,7 @@ func (v View) nodeState() (string, level) {
 // nodeLine says how the node is.
 func (v View) nodeLine() (string, level) {
 	text, l := v.nodeState()
-	if v.Node.GetTrouble() != "" {
+	if v.Node.GetTrouble() != "" || v.Node.GetReachTrouble() != "" && v.Node.GetReady() {
 		return "Node: " + text, l
 	}
 	return "Node " + text, l
@@ -124,6 +126,9 @@ func (v View) nodeRows() []row {
 		row{"Relayed", count(n.GetOnions(), "layer"), fmt.Sprint(n.GetOnions())},
 		row{"Served", count(n.GetRequests(), "request"), fmt.Sprint(n.GetRequests())},
 	)
+	if n.GetReachable()+n.GetFailing() > 0 {
+		rows = append(rows, row{label: "Answer", value: fmt.Sprintf("%d of %d", n.GetReachable(), n.GetReachable()+n.GetFailing())})
+	}
 	if v.Device != nil {
 		rows = append(rows, row{label: "Network", value: text(v.Device.GetAddress())})
 	}

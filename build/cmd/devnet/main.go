@@ -2,6 +2,11 @@
 // until it is interrupted.
 //
 //	go run ./build/cmd/devnet -n 9 -dir /tmp/devnet
+//
+// With -ledger there is no seed: the nodes, each a process, decide on their list
+// themselves.
+//
+//	go run ./build/cmd/devnet -ledger
 package main
 
 import (
@@ -37,6 +42,9 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 	nodes := flags.Int("n", 9, "number of nodes")
 	dir := flags.String("dir", "", "folder that keeps the network's keys and messages (default: devnet in the cache folder)")
 	base := flags.Int("base-port", 22100, "port of the seed; node k listens on the k-th after it; 0 picks a free range")
+	onLedger := flags.Bool("ledger", false, "no seed: the nodes are processes and decide on their list themselves, in a staking ledger")
+	epoch := flags.Duration("epoch", 10*time.Second, "with -ledger: time between two changes of who is where")
+	pace := flags.Duration("pace", 500*time.Millisecond, "with -ledger: pause after a block; real networks have 10s")
 	verbose := flags.Bool("verbose", false, "log what the nodes do")
 	switch err := flags.Parse(args); {
 	case err == flag.ErrHelp:
@@ -52,12 +60,18 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 			return err
 		}
 		*dir = filepath.Join(cache, "devnet")
+		if *onLedger {
+			*dir += "-ledger"
+		}
 	}
 	level := slog.LevelWarn
 	if *verbose {
 		level = slog.LevelDebug
 	}
 
+	if *onLedger {
+		return runLedger(ctx, out, devnet.LedgerConfig{Nodes: *nodes, Dir: *dir, Epoch: *epoch, Pace: *pace, Spare: 1})
+	}
 	began := time.Now()
 	fmt.Fprintf(out, "starting %d nodes in %s\n", *nodes, *dir)
 	network, err := devnet.Start(ctx, devnet.Config{

@@ -76,6 +76,16 @@ func runChat(ctx context.Context, args []string) error {
 	return chat(ctx, f)
 }
 
+// deviceName is what the owner calls this machine already. Only the owner's other
+// devices read it.
+func deviceName() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
 func chat(ctx context.Context, f chatFlags) (err error) {
 	if f.dir == "" {
 		if f.dir, err = homeFolder(); err != nil {
@@ -141,6 +151,8 @@ func chat(ctx context.Context, f chatFlags) (err error) {
 		Log:          log,
 		PollInterval: f.poll,
 		DisplayName:  f.name,
+		DeviceName:   deviceName(),
+		DeviceKind:   "hearth chat",
 	})
 	if err != nil {
 		return err

@@ -43,6 +43,7 @@ func runConsole(ctx context.Context, args []string) error {
 	cfg := console.Config{
 		Messenger: api.NewMessengerClient(conns.messenger),
 		Node:      api.NewNodeClient(conns.node),
+		Ledger:    api.NewLedgerClient(conns.node),
 		Device:    api.NewDeviceClient(conns.device),
 	}
 	if *stdio {

@@ -73,6 +73,7 @@ func runMessenger(ctx context.Context, args []string) error {
 		Log:          log,
 		PollInterval: *poll,
 		DisplayName:  *name,
+		DeviceKind:   "appliance",
 	})
 	if err != nil {
 		return err

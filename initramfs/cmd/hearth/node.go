@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -18,11 +19,12 @@ import (
 	"hearth/node/api"
 	"hearth/node/files"
 	"hearth/node/keys"
+	"hearth/node/ledger/host"
 	"hearth/node/servicenode"
 )
 
 // runNode is the role node: a service node whose key the vault keeps.
-func runNode(ctx context.Context, args []string) error {
+func runNode(ctx context.Context, args []string) (failed error) {
 	flags := flag.NewFlagSet("hearth node", flag.ContinueOnError)
 	dir := flags.String("dir", "/data/node", "folder of messages, files, certificate and node list")
 	share := flags.Int64("share", 0, "bytes of disk for all that the network stores here; 0 for half of the partition")
@@ -33,6 +35,9 @@ func runNode(ctx context.Context, args []string) error {
 	network.add(flags)
 	vault := flags.String("vault", "/run/hearth/vault.sock", "socket of the vault")
 	socket := flags.String("api", "/run/hearth/node.sock", "socket to serve the node API on")
+	nodes := flags.String("nodes", "", "`FILE` with the keys and addresses of all nodes, for a private network without seeds and stakes")
+	var part ledgerFlags
+	part.add(flags)
 	figures := flags.String("metrics", "", "Unix socket for figures and health over HTTP, for this user and root; none when empty")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -42,21 +47,33 @@ func runNode(ctx context.Context, args []string) error {
 	}
 	log := network.log()
 	// What lives long is small and what a request needs is soon gone: collecting
-	// after each 4 MiB took a tenth of the processor. This makes it 16 MiB more, and
+	// after each 4 MiB took a tenth of the processor. This makes it 12 MiB more, and
 	// is itself never in memory, for nobody writes to it.
-	ballast := make([]byte, min(16<<20, ownMemory()/8))
+	ballast := make([]byte, min(12<<20, ownMemory()/8))
 	defer runtime.KeepAlive(ballast)
 	address, err := netip.ParseAddrPort(*public)
 	if err != nil || !address.Addr().Is4() || address.Port() == 0 {
 		return fmt.Errorf("-public %q: want an IPv4 address and a port", *public)
 	}
+	if err := oneSource(len(network.seeds) > 0, *nodes != "", part.genesis != ""); err != nil {
+		return err
+	}
 	rules := cell.Rules{Kind: cell.Online, Write: []string{*dir, filepath.Dir(*socket)}, Read: names}
+	if *nodes != "" {
+		// Its folder: who edits a file often makes another one in its place.
+		rules.Read = append(slices.Clone(names), filepath.Dir(*nodes))
+	}
+	if part.genesis != "" {
+		rules.Read = append(slices.Clone(names), part.genesis)
+	}
 	if *figures != "" {
 		rules.Write = append(rules.Write, filepath.Dir(*figures))
 	}
-	if _, port, err := net.SplitHostPort(*listen); err == nil {
-		if n, err := strconv.ParseUint(port, 10, 16); err == nil {
-			rules.Listen = []uint16{uint16(n)}
+	for _, door := range []string{*listen, part.door()} {
+		if _, port, err := net.SplitHostPort(door); err == nil {
+			if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+				rules.Listen = append(rules.Listen, uint16(n))
+			}
 		}
 	}
 	if err := enterCell(log, rules); err != nil {
@@ -66,13 +83,16 @@ func runNode(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if len(clients) == 0 {
-		return errors.New("-seed: a node needs at least one, or nobody learns where it is")
-	}
-	var seeds servicenode.Seeds
-	for _, c := range clients {
-		defer c.Close()
-		seeds = append(seeds, c)
+	var source servicenode.Seed
+	if len(clients) > 0 {
+		var seeds servicenode.Seeds
+		for _, c := range clients {
+			defer c.Close()
+			seeds = append(seeds, c)
+		}
+		source = seeds
+	} else if *nodes != "" {
+		source = &servicenode.File{Path: *nodes}
 	}
 	pair, err := nodeKeys(ctx, log, *vault)
 	if err != nil {
@@ -80,11 +100,23 @@ func runNode(ctx context.Context, args []string) error {
 	}
 	defer pair.Wipe()
 
-	node, err := servicenode.New(servicenode.Config{
-		Keys: pair, Dir: *dir, Listen: []string{*listen}, Public: address, Seed: seeds, Dial: dial, Log: log,
+	memory := ownMemory()
+	cfg := servicenode.Config{
+		Keys: pair, Dir: *dir, Listen: []string{*listen}, Public: address, Seed: source, Dial: dial, Log: log,
 		Share: *share, Files: cmp.Or(max(*quota, 0), -1), // where zero means the default
-		Memory: ownMemory(),
-	})
+		Test: part.test,
+	}
+	var own *host.Host
+	if part.genesis != "" {
+		if own, err = part.open(ctx, *dir, address, pair, log); err != nil {
+			return err
+		}
+		defer func() { failed = errors.Join(failed, own.Close()) }()
+		cfg.Ledger = own
+		memory -= min(ledgerMemory, memory/2)
+	}
+	cfg.Memory = memory
+	node, err := servicenode.New(cfg)
 	if err != nil {
 		return err
 	}
@@ -110,11 +142,22 @@ func runNode(ctx context.Context, args []string) error {
 	}
 	server := api.NewServer(callers...)
 	api.RegisterNodeServer(server, node)
+	if own != nil {
+		api.RegisterLedgerServer(server, own.Owner())
+	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
+	judged := make(chan struct{})
+	go func() {
+		defer close(judged)
+		if own != nil {
+			own.Judge(show, node.Tests(), node.AskLedger, part.unreachable)
+		}
+	}()
 	err = node.Run(ctx)
 	server.Stop()
 	stop()
+	<-judged
 	return errors.Join(err, <-served, <-shown)
 }
 

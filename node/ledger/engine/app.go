@@ -72,6 +72,9 @@ type State struct {
 // View reads the state. Each caller needs its own.
 func (s *State) View() *ledger.View { return ledger.NewView(s.store) }
 
+// Root is the hash of the whole state. It stands in the header of the next block.
+func (s *State) Root() [32]byte { return [32]byte(s.store.ImmutableTree.Hash()) }
+
 func newApp(dir string, every int64, keep int, log *slog.Logger, now func() time.Time) (*app, error) {
 	t, err := openTree(dir)
 	if err != nil {

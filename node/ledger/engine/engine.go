@@ -119,6 +119,24 @@ func BeaconKey(node *keys.Pair) *vrf.Secret {
 	return vrf.FromSeed(sha256.Sum256(append([]byte("hearth ledger v1 beacon key"), seed[:]...)))
 }
 
+// ConsensusKey is the key with which a node signs votes on blocks. It is derived
+// from the node's, so that there is one secret to seal; it is another one, because
+// what it signs stands in other people's headers.
+func ConsensusKey(node *keys.Pair) *keys.Pair {
+	seed := node.Seed()
+	defer clear(seed[:])
+	return keys.FromSeed(sha256.Sum256(append([]byte("hearth ledger v1 consensus key"), seed[:]...)))
+}
+
+// WalletKey is the account of the node's owner: what they stake with and what
+// rewards come to. It is derived from the node's key, so whatever seals that, such
+// as a TPM, seals the wallet too, and what loses the device loses the wallet.
+func WalletKey(node *keys.Pair) *keys.Pair {
+	seed := node.Seed()
+	defer clear(seed[:])
+	return keys.FromSeed(sha256.Sum256(append([]byte("hearth ledger v1 wallet key"), seed[:]...)))
+}
+
 // Peer is the form in which Config.Peers names a node.
 func Peer(node ledger.Key, address string) string {
 	sum := sha256.Sum256(node[:])

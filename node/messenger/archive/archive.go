@@ -55,6 +55,8 @@ var (
 	bucketOutbox   = []byte("outbox")   // running number
 	bucketTimers   = []byte("timers")   // as in messages, for those that disappear
 	bucketOrphans  = []byte("orphans")  // as in idents, of messages that are not there yet
+	bucketPictures = []byte("pictures") // tag of the ID
+	bucketGroups   = []byte("groups")   // tag of the group, see group.go
 )
 
 const (
@@ -65,6 +67,9 @@ const (
 
 // Archive is an open database. See the package comment.
 type Archive struct {
+	account *account.Account
+	own     account.ID
+
 	db   *bbolt.DB
 	rand io.Reader
 	now  func() time.Time
@@ -74,6 +79,8 @@ type Archive struct {
 	shelf shelf
 
 	mu       sync.Mutex // held while writing and while the caches are read
+	configs  hosted
+	device   deviceSelf
 	contacts map[account.ID]*Contact
 	timers   map[string]int64 // of bucketTimers: when a message disappears, ms
 	seen     int              // entries of bucketSeen
@@ -81,11 +88,13 @@ type Archive struct {
 	waiting  int              // entries of bucketOutbox
 }
 
-// Open opens or makes the file for the account with that secret, 32 bytes. rand
+// Open opens or makes the file of an account, which must stay open as long. rand
 // draws nonces; now is the network's time, by which old entries go.
 //
 // The errors are [ErrOtherAccount], [ErrInUse], and those of the file system.
-func Open(file string, secret [32]byte, rand io.Reader, now func() time.Time) (*Archive, error) {
+func Open(file string, own *account.Account, rand io.Reader, now func() time.Time) (*Archive, error) {
+	secret := own.Keys().Seed()
+	defer clear(secret[:])
 	derived, err := hkdf.Key(sha256.New, secret[:], nil, derivation, 64)
 	if err != nil {
 		return nil, fmt.Errorf("deriving the database key: %w", err)
@@ -105,7 +114,7 @@ func Open(file string, secret [32]byte, rand io.Reader, now func() time.Time) (*
 	if err != nil {
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
-	a := &Archive{db: db, rand: rand, now: now, aead: aead, tags: [32]byte(derived[32:]),
+	a := &Archive{account: own, own: own.ID(), db: db, rand: rand, now: now, aead: aead, tags: [32]byte(derived[32:]),
 		shelf:    shelf{dir: filesFolder(file), space: MaxFileBytes, files: make(map[string]kept), holds: make(map[string]int)},
 		contacts: make(map[account.ID]*Contact), timers: make(map[string]int64)}
 	if err := a.load(); err != nil {
@@ -122,6 +131,11 @@ func (a *Archive) Close() error {
 	err := a.db.Close()
 	clear(a.tags[:])
 	clear(a.contacts)
+	for _, kind := range ConfigKinds {
+		if o := a.configs.Object(kind); o != nil {
+			o.Wipe()
+		}
+	}
 	return err
 }
 
@@ -142,7 +156,7 @@ func (a *Archive) load() error {
 	defer a.mu.Unlock()
 	return a.db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{bucketMeta, bucketContacts, bucketMessages, bucketIdents, bucketSeen, bucketLast,
-			bucketOutbox, bucketTimers, bucketOrphans, bucketFiles} {
+			bucketOutbox, bucketTimers, bucketOrphans, bucketFiles, bucketPictures, bucketGroups, bucketConfigs} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -154,11 +168,18 @@ func (a *Archive) load() error {
 		} else if err := a.put(tx, bucketMeta, checkKey, checkValue); err != nil {
 			return err
 		}
+		if err := a.loadConfigs(tx); err != nil {
+			return err
+		}
+		if err := a.loadDevice(tx); err != nil {
+			return err
+		}
 		err := tx.Bucket(bucketContacts).ForEach(func(k, v []byte) error {
 			var c Contact
 			if err := a.decode(bucketContacts, k, v, &c); err != nil {
 				return err
 			}
+			a.fill(&c)
 			a.contacts[c.ID] = &c
 			return nil
 		})
@@ -200,7 +221,11 @@ func (a *Archive) put(tx *bbolt.Tx, bucket, key, value []byte) error {
 	if _, err := io.ReadFull(a.rand, sealed); err != nil {
 		return fmt.Errorf("drawing a nonce: %w", err)
 	}
-	return tx.Bucket(bucket).Put(key, a.aead.Seal(sealed, sealed, value, place(bucket, key)))
+	b := tx.Bucket(bucket)
+	if string(bucket) == string(bucketMessages) {
+		b.FillPercent = 0.9 // they come in order, so that pages are not halved for nothing
+	}
+	return b.Put(key, a.aead.Seal(sealed, sealed, value, place(bucket, key)))
 }
 
 func (a *Archive) open(bucket, key, sealed []byte) ([]byte, error) {

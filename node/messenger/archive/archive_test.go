@@ -21,7 +21,7 @@ import (
 	"hearth/node/swarm"
 )
 
-var secret = [32]byte{1, 2, 3}
+var secret = account.New(account.Seed{1, 2, 3})
 
 type clock struct{ t time.Time }
 
@@ -76,7 +76,7 @@ func befriend(t testing.TB, a *Archive, who ...account.ID) {
 
 func texts(t testing.TB, a *Archive, with account.ID) []string {
 	t.Helper()
-	list, err := a.Messages(with, 1000, 1<<20)
+	list, err := a.Messages(with, 0, 1000, 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func TestAnotherAccountCannotOpenIt(t *testing.T) {
 		t.Errorf("opened twice: %v", err)
 	}
 	a.Close()
-	if _, err := Open(file, [32]byte{4}, rand.Reader, time.Now); !errors.Is(err, ErrOtherAccount) {
+	if _, err := Open(file, account.New(account.Seed{4}), rand.Reader, time.Now); !errors.Is(err, ErrOtherAccount) {
 		t.Errorf("opened with another secret: %v", err)
 	}
 	open(t, file) // and it is still there for the first one
@@ -257,14 +257,14 @@ func TestMarkingReadCounts(t *testing.T) {
 	if c, _ := a.Contact(alice); c.Unread != 0 || a.Unread() != 1 {
 		t.Errorf("%d and %d unread after reading", c.Unread, a.Unread())
 	}
-	list, err := a.Messages(alice, 3, 1<<20)
+	list, err := a.Messages(alice, 0, 3, 1<<20)
 	if err != nil || len(list) != 3 || list[0].Text != "7" || list[2].Text != "9" || !list[0].Read {
 		t.Errorf("the newest three: %+v, %v", list, err)
 	}
-	if list, _ = a.Messages(bob, 3, 1<<20); len(list) != 1 || list[0].Read {
+	if list, _ = a.Messages(bob, 0, 3, 1<<20); len(list) != 1 || list[0].Read {
 		t.Errorf("of the other one: %+v", list)
 	}
-	if list, _ = a.Messages(alice, 100, 2); len(list) != 2 {
+	if list, _ = a.Messages(alice, 0, 100, 2); len(list) != 2 {
 		t.Errorf("%d messages of one byte in two bytes", len(list))
 	}
 }
@@ -416,7 +416,7 @@ func TestADamagedMessageIsAnErrorAndNotAPanic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.Messages(alice, 10, 1000); !errors.Is(err, ErrDamaged) {
+	if _, err := a.Messages(alice, 0, 10, 1000); !errors.Is(err, ErrDamaged) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"hearth/node/account"
+	"hearth/node/config"
 )
 
 // Change says in what way a message is another than before.
@@ -35,6 +36,10 @@ type Result struct {
 	Changed []Changed
 	Refused int      // messages of strangers over their bounds
 	Parcels []Parcel // new in the outbox, without their content
+	Configs ConfigNews
+	// Guessed are messages that another device has read: they disappear when they
+	// would if that had been now. Their swarm knows better.
+	Guessed []Message
 }
 
 // change collects what one transaction does to the caches, so that they change
@@ -48,7 +53,13 @@ type change struct {
 	orphans int
 	waiting int
 	dropped []string // names of files that no message has any more
-	result  Result
+
+	merged    map[account.ID]bool  // contacts whose change the configs know already
+	forgotten map[account.ID]bool  // those of gone that the owner wants gone everywhere
+	foreign   map[config.Kind]bool // configs that somebody else has changed
+	device    *deviceSelf          // as it is now, nil = as before
+
+	result Result
 }
 
 // change runs one transaction.
@@ -56,9 +67,14 @@ func (a *Archive) change(f func(tx *bbolt.Tx, w *change) error) (Result, error) 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	w := &change{a: a, touched: make(map[account.ID]*Contact), gone: make(map[account.ID]bool), timers: make(map[string]int64),
-		seen: a.seen, orphans: a.orphans, waiting: a.waiting}
+		seen: a.seen, orphans: a.orphans, waiting: a.waiting,
+		merged: make(map[account.ID]bool), forgotten: make(map[account.ID]bool), foreign: make(map[config.Kind]bool)}
+	var dumped map[config.Kind]bool
 	err := a.db.Update(func(tx *bbolt.Tx) error {
 		if err := f(tx, w); err != nil {
+			return err
+		}
+		if err := w.share(); err != nil {
 			return err
 		}
 		for _, c := range w.touched {
@@ -66,8 +82,11 @@ func (a *Archive) change(f func(tx *bbolt.Tx, w *change) error) (Result, error) 
 				return err
 			}
 		}
-		return nil
+		var err error
+		dumped, err = a.dumpConfigs(tx, w.foreign)
+		return err
 	})
+	a.settleConfigs(err == nil, dumped)
 	if err != nil {
 		return Result{}, err
 	}
@@ -75,6 +94,9 @@ func (a *Archive) change(f func(tx *bbolt.Tx, w *change) error) (Result, error) 
 		delete(a.contacts, id)
 	}
 	maps.Copy(a.contacts, w.touched)
+	if w.device != nil {
+		a.device = *w.device
+	}
 	for k, due := range w.timers {
 		if due == 0 {
 			delete(a.timers, k)
@@ -109,7 +131,7 @@ func (w *change) touch(c *Contact) {
 // add stores a message unless it is there already, has disappeared, or a
 // stranger is over the bounds. It returns the message as it was stored.
 func (w *change) add(tx *bbolt.Tx, m Message) (Message, bool, error) {
-	ident := w.a.ident(m.With, m.Outgoing, m.Timestamp)
+	ident := w.a.identOf(m.With, m.From, m.Outgoing, m.Timestamp)
 	if tx.Bucket(bucketIdents).Get(ident) != nil {
 		return m, false, nil
 	}
@@ -138,7 +160,18 @@ func (w *change) add(tx *bbolt.Tx, m Message) (Message, bool, error) {
 	if err := w.adopt(tx, ident, &m); err != nil {
 		return m, false, err
 	}
+	if err := w.adoptByHash(tx, &m); err != nil {
+		return m, false, err
+	}
 	m.Number = c.Next + 1
+	if !m.Outgoing && !m.Deleted && m.Shown() <= c.LastRead { // on another device
+		m.Read = true
+		if m.Timer.Type == TimerAfterRead && m.Expires == 0 {
+			m.Expires = now + int64(m.Timer.Seconds)*1000
+			m.Number = c.Next + 1
+			w.result.Guessed = append(w.result.Guessed, m)
+		}
+	}
 	key := w.a.messageKey(m.Ref())
 	if err := w.a.encode(tx, bucketMessages, key, m); err != nil {
 		return m, false, err
@@ -164,8 +197,13 @@ func (w *change) add(tx *bbolt.Tx, m Message) (Message, bool, error) {
 
 func (w *change) putIdents(tx *bbolt.Tx, m Message) error {
 	number := binary.BigEndian.AppendUint64(nil, m.Number)
-	if err := w.a.put(tx, bucketIdents, w.a.ident(m.With, m.Outgoing, m.Timestamp), number); err != nil {
+	if err := w.a.put(tx, bucketIdents, w.a.identOf(m.With, m.From, m.Outgoing, m.Timestamp), number); err != nil {
 		return err
+	}
+	if isGroup(m.With) && m.Hash != "" {
+		if err := w.a.put(tx, bucketIdents, w.a.hashIdent(m.With, m.Hash), number); err != nil {
+			return err
+		}
 	}
 	if m.Outgoing {
 		return w.a.put(tx, bucketIdents, w.a.ownIdent(m.Timestamp), m.With[:])
@@ -175,8 +213,13 @@ func (w *change) putIdents(tx *bbolt.Tx, m Message) error {
 
 func (w *change) dropIdents(tx *bbolt.Tx, m Message) error {
 	b := tx.Bucket(bucketIdents)
-	if err := b.Delete(w.a.ident(m.With, m.Outgoing, m.Timestamp)); err != nil {
+	if err := b.Delete(w.a.identOf(m.With, m.From, m.Outgoing, m.Timestamp)); err != nil {
 		return err
+	}
+	if isGroup(m.With) && m.Hash != "" {
+		if err := b.Delete(w.a.hashIdent(m.With, m.Hash)); err != nil {
+			return err
+		}
 	}
 	if with, ok := w.a.ownAt(tx, m.Timestamp); m.Outgoing && ok && with == m.With {
 		return b.Delete(w.a.ownIdent(m.Timestamp))
@@ -210,7 +253,7 @@ func (w *change) erase(tx *bbolt.Tx, m Message) (Message, error) {
 		c.Unread--
 	}
 	c.Bytes -= min(c.Bytes, uint64(m.weight()))
-	m = Message{With: m.With, Number: m.Number, Outgoing: m.Outgoing, Timestamp: m.Timestamp, Received: m.Received,
+	m = Message{With: m.With, From: m.From, Number: m.Number, Outgoing: m.Outgoing, Timestamp: m.Timestamp, Received: m.Received,
 		Hash: m.Hash, CopyHash: m.CopyHash, Read: true, Deleted: true, Timer: m.Timer, Expires: m.Expires}
 	if err := w.save(tx, m); err != nil {
 		return m, err
@@ -277,7 +320,7 @@ func (w *change) makeRoom(tx *bbolt.Tx, m Message) error {
 		all := maps.Clone(w.a.contacts)
 		maps.Copy(all, w.touched)
 		for id, c := range all {
-			if c.Approved || c.Blocked || w.gone[id] {
+			if c.Approved || c.Blocked || c.Shared || w.gone[id] {
 				continue
 			}
 			size += c.Bytes
@@ -330,5 +373,8 @@ func (w *change) remove(tx *bbolt.Tx, id account.ID) error {
 	}
 	delete(w.touched, id)
 	w.gone[id] = true
+	if err := tx.Bucket(bucketPictures).Delete(w.a.tag("picture", id[:])); err != nil {
+		return err
+	}
 	return tx.Bucket(bucketContacts).Delete(w.a.tag("contact", id[:]))
 }

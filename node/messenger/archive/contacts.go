@@ -10,23 +10,27 @@ import (
 	"hearth/node/account"
 )
 
-// Contact is somebody there is a conversation with.
+// Contact is somebody there is a conversation with, or a closed group: then ID has
+// the prefix 03, Profile is the group's name, and Approved is set.
 type Contact struct {
-	ID          account.ID
-	Name        string // given by the owner of this account; at most 100 bytes
-	Profile     string // what they call themselves; at most 100 bytes
-	ProfileTime int64  // when they last changed it, in seconds; 0 = they do not say
-	ProfileSent int64  // sent time of the message that brought it, ms
-	PictureURL  string // of their picture, "" = none; at most 500 bytes
-	PictureKey  string // 64 hexadecimal digits that open the picture
-	Approved    bool   // named, written to or accepted by the owner; otherwise a stranger
-	ApprovedMe  bool   // they wrote to the owner or accepted a request
-	Blocked     bool   // nothing of theirs is taken
-	Timer       Timer  // of messages that are sent to them
-	TimerSet    int64  // sent time of the message that set it, ms
-	Unread      uint32
-	LastText    string // beginning of the latest message
-	LastTime    int64  // of the latest message, ms; when it was added, if there is none
+	ID           account.ID
+	Name         string // given by the owner of this account; at most 100 bytes
+	Profile      string // what they call themselves; at most 100 bytes
+	ProfileTime  int64  // when they last changed it, in seconds; 0 = they do not say
+	ProfileSent  int64  // sent time of the message that brought it, ms
+	PictureURL   string // of their picture, "" = none; at most 500 bytes
+	PictureKey   string // 64 hexadecimal digits that open the picture
+	Approved     bool   // named, written to or accepted by the owner; otherwise a stranger
+	ApprovedMe   bool   // they wrote to the owner or accepted a request
+	Blocked      bool   // nothing of theirs is taken
+	Timer        Timer  // of messages that are sent to them
+	TimerSet     int64  // sent time of the message that set it, ms
+	Unread       uint32
+	LastRead     int64  `json:",omitempty"` // shown time of the last message that was read on any device, ms
+	MarkedUnread bool   `json:",omitempty"` // by hand
+	Shared       bool   `json:",omitempty"` // the configs know them, and all down to Timer but TimerSet and ProfileSent is there
+	LastText     string // beginning of the latest message
+	LastTime     int64  // of the latest message, ms; when it was added, if there is none
 
 	Next  uint64 // running number of the next message
 	Count uint64 // messages kept
@@ -34,7 +38,10 @@ type Contact struct {
 }
 
 // IsRequest reports whether a stranger wrote and waits for the owner to decide.
-func (c Contact) IsRequest() bool { return !c.Approved && !c.Blocked && c.Count > 0 }
+func (c Contact) IsRequest() bool { return !c.Approved && !c.Blocked && c.Count > 0 && !c.IsGroup() }
+
+// IsGroup reports whether the conversation is a closed group.
+func (c Contact) IsGroup() bool { return isGroup(c.ID) }
 
 // DisplayName is the given name, or else what they call themselves, or nothing.
 func (c Contact) DisplayName() string {
@@ -126,23 +133,24 @@ func (a *Archive) Requests() (n uint32) {
 // AddContact names somebody, who is no stranger from then on. The error is
 // [ErrNameTaken] or that of the disk.
 func (a *Archive) AddContact(id account.ID, name string) (Contact, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, c := range a.contacts {
-		if name != "" && c.ID != id && strings.EqualFold(c.Name, name) {
-			return Contact{}, ErrNameTaken
+	_, err := a.change(func(tx *bbolt.Tx, w *change) error {
+		for _, c := range a.contacts {
+			if name != "" && c.ID != id && strings.EqualFold(c.Name, name) {
+				return ErrNameTaken
+			}
 		}
-	}
-	c := a.contactOrNew(id)
-	c.Name, c.Approved = name, true
-	if c.LastTime == 0 {
-		c.LastTime = a.now().UnixMilli()
-	}
-	err := a.db.Update(func(tx *bbolt.Tx) error { return a.putContact(tx, &c) })
+		c := w.contact(id)
+		c.Name, c.Approved = name, true
+		if c.LastTime == 0 {
+			c.LastTime = a.now().UnixMilli()
+		}
+		w.touch(c)
+		return nil
+	})
 	if err != nil {
 		return Contact{}, err
 	}
-	a.contacts[id] = &c
+	c, _ := a.Contact(id)
 	return c, nil
 }
 
@@ -210,7 +218,10 @@ func (a *Archive) Unblock(id account.ID) (Contact, error) {
 
 // Forget deletes somebody with the whole conversation.
 func (a *Archive) Forget(id account.ID) error {
-	_, err := a.change(func(tx *bbolt.Tx, w *change) error { return w.remove(tx, id) })
+	_, err := a.change(func(tx *bbolt.Tx, w *change) error {
+		w.forgotten[id] = true
+		return w.remove(tx, id)
+	})
 	return err
 }
 
@@ -219,9 +230,11 @@ func (a *Archive) contactOrNew(id account.ID) Contact {
 	if c := a.contacts[id]; c != nil {
 		return *c
 	}
-	return Contact{ID: id}
+	c := Contact{ID: id}
+	a.fill(&c)
+	return c
 }
 
 func (a *Archive) putContact(tx *bbolt.Tx, c *Contact) error {
-	return a.encode(tx, bucketContacts, a.tag("contact", c.ID[:]), c)
+	return a.encode(tx, bucketContacts, a.tag("contact", c.ID[:]), c.local(a.own))
 }

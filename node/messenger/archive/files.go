@@ -75,9 +75,9 @@ func (a *Archive) loadFiles(tx *bbolt.Tx) error {
 		return fmt.Errorf("folder of files: %w", err)
 	}
 	for _, e := range entries {
-		tag, err := hex.DecodeString(e.Name())
-		info, infoErr := e.Info()
-		if err != nil || infoErr != nil || tx.Bucket(bucketFiles).Get(tag) == nil {
+		tag, ok := tagOf(e.Name())
+		info, err := e.Info()
+		if !ok || err != nil || tx.Bucket(bucketFiles).Get(tag) == nil {
 			if err := os.Remove(filepath.Join(a.shelf.dir, e.Name())); err != nil {
 				return fmt.Errorf("folder of files: %w", err)
 			}
@@ -118,6 +118,7 @@ func (a *Archive) ReleaseFile(f Attachment) {
 	_ = a.db.View(func(tx *bbolt.Tx) error {
 		if tx.Bucket(bucketFiles).Get(tag) == nil {
 			a.shelf.remove(name)
+			a.shelf.remove(name + partial)
 		}
 		return nil
 	})
@@ -136,18 +137,8 @@ func (a *Archive) KeepFile(r Ref, f Attachment, content []byte) error {
 	} else if err != nil {
 		return err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.db.Update(func(tx *bbolt.Tx) error {
-		m, _, err := a.lookUp(tx, r)
-		if err != nil {
-			return err
-		}
-		if !slices.ContainsFunc(m.Attachments, func(of Attachment) bool { return string(a.fileTag(of)) == string(tag) }) {
-			return ErrNoMessage
-		}
-		return a.put(tx, bucketFiles, tag, nil)
-	})
+	a.DropPart(f) // nobody needs it any more
+	return a.nameFile(r, f)
 }
 
 // HasFile tells whether the bytes of an attachment are on this device.
@@ -325,7 +316,7 @@ func (w *change) dropFiles(tx *bbolt.Tx, m Message) error {
 		if err := tx.Bucket(bucketFiles).Delete(tag); err != nil {
 			return err
 		}
-		w.dropped = append(w.dropped, hex.EncodeToString(tag))
+		w.dropped = append(w.dropped, hex.EncodeToString(tag), hex.EncodeToString(tag)+partial)
 	}
 	return nil
 }

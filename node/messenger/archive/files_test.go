@@ -16,7 +16,7 @@ import (
 func openForFiles(t *testing.T, file string) *Archive {
 	t.Helper()
 	at := time.UnixMilli(1_700_000_000_000)
-	a, err := Open(file, [32]byte{1}, rand.Reader, func() time.Time { at = at.Add(time.Second); return at })
+	a, err := Open(file, account.New(account.Seed{1}), rand.Reader, func() time.Time { at = at.Add(time.Second); return at })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -118,7 +118,9 @@ func TestASealedParcelTakesItsMessageToAnotherTime(t *testing.T) {
 }
 
 func TestTheLatestWordOnAReactionCounts(t *testing.T) {
-	react := func(emoji string, mine bool, at int64, gone bool) Reaction { return Reaction{emoji, mine, at, gone} }
+	react := func(emoji string, mine bool, at int64, gone bool) Reaction {
+		return Reaction{Emoji: emoji, Mine: mine, At: at, Gone: gone}
+	}
 	for _, c := range []struct {
 		name  string
 		words []Reaction
@@ -243,7 +245,7 @@ func FuzzEntries(f *testing.F) {
 			t.Fatal(err)
 		}
 		for _, err := range []error{
-			func() error { _, err := a.Messages(alice, 10, 1000); return err }(),
+			func() error { _, err := a.Messages(alice, 0, 10, 1000); return err }(),
 			func() error { _, err := a.Outbox(); return err }(),
 			func() error { _, _, err := a.Parcel(1); return err }(),
 			func() error {

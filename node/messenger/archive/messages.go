@@ -25,6 +25,17 @@ const (
 	KindMediaSaved      // somebody kept an attachment
 	KindCall            // somebody called
 	KindAccepted        // the other side accepted the owner's request
+
+	// Of groups.
+	KindGroupName      // somebody named the group Text
+	KindGroupPicture   // somebody chose another picture
+	KindGroupAdded     // somebody added Members
+	KindGroupRemoved   // somebody removed Members
+	KindGroupPromoted  // somebody made admins of Members
+	KindGroupJoined    // somebody accepted the invitation
+	KindGroupLeft      // somebody left
+	KindGroupKicked    // the owner was removed
+	KindGroupDestroyed // an admin ended the group
 )
 
 // State is how far an own message is.
@@ -58,8 +69,9 @@ type Timer struct {
 
 // Message is one line of a conversation.
 type Message struct {
-	With      account.ID // the other side
-	Number    uint64     `json:"-"` // in the conversation, from 1, in order of arrival
+	With      account.ID // the other side, or the group
+	From      account.ID `json:",omitzero"` // who wrote it, in a group; zero for the owner
+	Number    uint64     `json:"-"`         // in the conversation, from 1, in order of arrival
 	Outgoing  bool
 	Kind      Kind `json:",omitempty"`
 	Text      string
@@ -79,10 +91,12 @@ type Message struct {
 	Preview     *Preview     `json:",omitempty"`
 	Attachments []Attachment `json:",omitempty"`
 	Invitation  *Invitation  `json:",omitempty"`
+	Members     []account.ID `json:",omitempty"` // whom a line of a group is about
 
 	Timer   Timer `json:",omitzero"`
 	Expires int64 `json:",omitempty"` // when it disappears, ms; 0 = its clock does not run
 	Deleted bool  `json:",omitempty"` // unsent: only the fields above Kind and the hashes are left
+	ByAdmin bool  `json:",omitempty"` // an admin of the group deleted it, not its writer
 }
 
 // Shown is the time to show and to sort by. Nobody's message is later than its
@@ -106,17 +120,19 @@ func (m Message) Ref() Ref { return Ref{m.With, m.Number} }
 
 // Quote names the message that another one answers.
 type Quote struct {
-	Outgoing  bool // it is of the owner, otherwise of the other side
-	Other     bool `json:",omitempty"` // it is of neither and cannot be found
+	Outgoing  bool       // it is of the owner, otherwise of the other side
+	Other     bool       `json:",omitempty"` // it is of neither and cannot be found
+	From      account.ID `json:",omitzero"`  // whose it is, in a group; zero for the owner
 	Timestamp int64
 }
 
 // Reaction is one emoji that one side put on a message.
 type Reaction struct {
 	Emoji string
-	Mine  bool  `json:",omitempty"`
-	At    int64 // sent time of the latest word on it, ms
-	Gone  bool  `json:",omitempty"` // taken away
+	Mine  bool       `json:",omitempty"`
+	By    account.ID `json:",omitzero"` // who it is of, in a group; zero for the owner
+	At    int64      // sent time of the latest word on it, ms
+	Gone  bool       `json:",omitempty"` // taken away
 }
 
 // Preview is what the sender says a link leads to.
@@ -164,16 +180,21 @@ func (m Message) summary() string {
 }
 
 // Messages returns the newest messages of a conversation, the oldest of them
-// first: at most limit, and no more than maxBytes of content. "Newest" is by
-// arrival, so that a message that comes late is seen; the order is by the time
-// that is shown.
-func (a *Archive) Messages(with account.ID, limit, maxBytes int) ([]Message, error) {
+// first: at most limit, and no more than maxBytes of content. With before, only
+// those whose number is smaller, which is how one goes back page by page; 0 is
+// from the end. "Newest" is by arrival, so that a message that comes late is seen;
+// the order is by the time that is shown.
+func (a *Archive) Messages(with account.ID, before uint64, limit, maxBytes int) ([]Message, error) {
 	var list []Message
 	size := 0
 	err := a.db.View(func(tx *bbolt.Tx) error {
 		prefix := a.tag("conversation", with[:])
 		c := tx.Bucket(bucketMessages).Cursor()
-		for k, v := seekLast(c, prefix); k != nil && bytes.HasPrefix(k, prefix) && len(list) < limit; k, v = c.Prev() {
+		k, v := seekLast(c, prefix)
+		if before > 0 {
+			k, v = seekBefore(c, a.messageKey(Ref{with, before}))
+		}
+		for ; k != nil && bytes.HasPrefix(k, prefix) && len(list) < limit; k, v = c.Prev() {
 			m, err := a.message(k, v)
 			if err != nil {
 				return err
@@ -202,8 +223,13 @@ func (a *Archive) Message(r Ref) (m Message, err error) {
 // Find returns a message by its side and its sent time. The errors are those of
 // Message.
 func (a *Archive) Find(with account.ID, outgoing bool, timestamp int64) (m Message, err error) {
+	return a.FindFrom(with, account.ID{}, outgoing, timestamp)
+}
+
+// FindFrom is Find for a group, where from wrote it; zero for the owner.
+func (a *Archive) FindFrom(with, from account.ID, outgoing bool, timestamp int64) (m Message, err error) {
 	err = a.db.View(func(tx *bbolt.Tx) error {
-		number, ok := a.numberOf(tx, with, outgoing, timestamp)
+		number, ok := a.numberAt(tx, a.identOf(with, from, outgoing, timestamp))
 		if !ok {
 			return ErrNoMessage
 		}
@@ -244,9 +270,17 @@ func (a *Archive) messageKey(r Ref) []byte {
 // ident is the key under which a message is found by conversation, sender and
 // sent time, which is also how copies under another hash are recognised.
 func (a *Archive) ident(with account.ID, outgoing bool, timestamp int64) []byte {
+	return a.identOf(with, account.ID{}, outgoing, timestamp)
+}
+
+// identOf is ident where somebody else than the two sides can have written: in a
+// group.
+func (a *Archive) identOf(with, from account.ID, outgoing bool, timestamp int64) []byte {
 	side := []byte{0}
 	if outgoing {
 		side[0] = 1
+	} else if from != (account.ID{}) {
+		side = from[:]
 	}
 	return a.tag("ident", with[:], side, binary.BigEndian.AppendUint64(nil, uint64(timestamp)))
 }
@@ -258,7 +292,11 @@ func (a *Archive) ownIdent(timestamp int64) []byte {
 }
 
 func (a *Archive) numberOf(tx *bbolt.Tx, with account.ID, outgoing bool, timestamp int64) (uint64, bool) {
-	key := a.ident(with, outgoing, timestamp)
+	return a.numberAt(tx, a.ident(with, outgoing, timestamp))
+}
+
+// numberAt is the number of the message that is found under a key.
+func (a *Archive) numberAt(tx *bbolt.Tx, key []byte) (uint64, bool) {
 	v, err := a.open(bucketIdents, key, tx.Bucket(bucketIdents).Get(key))
 	if err != nil || len(v) != 8 {
 		return 0, false
@@ -278,8 +316,12 @@ func (a *Archive) ownAt(tx *bbolt.Tx, timestamp int64) (account.ID, bool) {
 
 // seekLast moves to the last key that can begin with prefix.
 func seekLast(c *bbolt.Cursor, prefix []byte) (k, v []byte) {
-	after := append(bytes.Clone(prefix), bytes.Repeat([]byte{0xff}, 9)...)
-	if k, _ := c.Seek(after); k == nil {
+	return seekBefore(c, append(bytes.Clone(prefix), bytes.Repeat([]byte{0xff}, 9)...))
+}
+
+// seekBefore moves to the last key below one.
+func seekBefore(c *bbolt.Cursor, key []byte) (k, v []byte) {
+	if k, _ := c.Seek(key); k == nil {
 		return c.Last()
 	}
 	return c.Prev()

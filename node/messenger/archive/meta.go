@@ -9,6 +9,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"hearth/node/config"
 	"hearth/node/messenger/path"
 	"hearth/node/swarm"
 )
@@ -19,6 +20,7 @@ var (
 	metaUnreadable = []byte("unreadable")
 	metaStamp      = []byte("stamp")
 	metaSettings   = []byte("settings")
+	metaPicture    = []byte("picture")
 )
 
 // nodeSize is the size of one node in the saved list: two keys, IPv4 address,
@@ -80,42 +82,125 @@ func (a *Archive) Nodes() (path.Saved, error) {
 	return s, nil
 }
 
-// Profile is what the owner calls itself in messages.
+// Profile is what the owner is called and looks like in messages, on all devices.
 type Profile struct {
 	Name  string
-	Since int64 // seconds
+	Since int64 // of the latest change, in seconds
+
+	PictureURL string // where the picture is, "" = there is none
+	PictureKey string // 64 hexadecimal digits that open it
+	PictureAt  int64  // when this device last uploaded it, in seconds; 0 = another one did
 }
 
-// Profile returns what SetProfile kept, or nothing.
+// ownUpload is the picture that this device has uploaded.
+type ownUpload struct {
+	URL string
+	At  int64 // seconds
+}
+
+// Profile returns the profile, or nothing.
 func (a *Archive) Profile() (p Profile, err error) {
 	b, err := a.meta(metaProfile)
-	if err != nil || b == nil {
+	if err != nil {
 		return p, err
 	}
-	if err := json.Unmarshal(b, &p); err != nil {
-		return Profile{}, fmt.Errorf("profile: %w", ErrDamaged)
+	var upload ownUpload
+	if b != nil {
+		if err := json.Unmarshal(b, &upload); err != nil {
+			return Profile{}, fmt.Errorf("profile: %w", ErrDamaged)
+		}
+	}
+	a.ViewConfigs(func(c *Configs) { p = profileOf(c) })
+	if upload.URL == p.PictureURL {
+		p.PictureAt = upload.At
 	}
 	return p, nil
 }
 
-// SetProfile keeps the name and returns it with the time since which it is so.
+func profileOf(c *Configs) Profile {
+	p := Profile{Name: Tidy(c.Profile.Name(), config.MaxName), Since: c.Profile.Updated()}
+	p.PictureURL, p.PictureKey = pictureOf(c.Profile.Picture())
+	return p
+}
+
+// SetProfile keeps the name and returns the profile with the time since which it is
+// so.
 func (a *Archive) SetProfile(name string) (Profile, error) {
-	p, err := a.Profile()
-	if err != nil || p.Name == name {
-		return p, err
+	err := a.UpdateConfigs(func(c *Configs) error {
+		if before := profileOf(c); before.Name == name && before.Since != 0 {
+			return nil
+		}
+		if err := c.Profile.SetName(name); err != nil {
+			return err
+		}
+		return c.Profile.SetUpdated(a.later(c.Profile.Updated()))
+	})
+	if err != nil {
+		return Profile{}, err
 	}
-	p = Profile{Name: name, Since: a.now().Unix()}
-	b, err := json.Marshal(p)
+	return a.Profile()
+}
+
+// SetPicture keeps the owner's picture: where it is, the key that opens it, and the
+// upload, at most some hundred kilobytes. Without an address there is none any more.
+func (a *Archive) SetPicture(url, key string, upload []byte) (Profile, error) {
+	_, err := a.change(func(tx *bbolt.Tx, w *change) error {
+		c := w.configs()
+		if err := c.Profile.SetPicture(pictureFrom(url, key)); err != nil {
+			return err
+		}
+		if err := c.Profile.SetUpdated(a.later(c.Profile.Updated())); err != nil {
+			return err
+		}
+		if url == "" {
+			return tx.Bucket(bucketMeta).Delete(metaPicture)
+		}
+		if err := a.putUpload(tx, url); err != nil {
+			return err
+		}
+		return a.put(tx, bucketMeta, metaPicture, upload)
+	})
+	if err != nil {
+		return Profile{}, err
+	}
+	return a.Profile()
+}
+
+// later is the time of a change of the profile, in seconds. Others take a newer one
+// only, so that two changes in one second must not have the same.
+func (a *Archive) later(before int64) int64 { return max(a.now().Unix(), before+1) }
+
+// PictureUploaded takes note that the picture was uploaded once more.
+func (a *Archive) PictureUploaded() (Profile, error) {
+	p, err := a.Profile()
 	if err != nil {
 		return p, err
 	}
-	return p, a.putMeta(metaProfile, b)
+	a.mu.Lock()
+	err = a.db.Update(func(tx *bbolt.Tx) error { return a.putUpload(tx, p.PictureURL) })
+	a.mu.Unlock()
+	if err != nil {
+		return p, err
+	}
+	return a.Profile()
 }
+
+func (a *Archive) putUpload(tx *bbolt.Tx, url string) error {
+	b, err := json.Marshal(ownUpload{url, a.now().Unix()})
+	if err != nil {
+		return err
+	}
+	return a.put(tx, bucketMeta, metaProfile, b)
+}
+
+// OwnPicture is the upload that SetPicture kept, nil for none.
+func (a *Archive) OwnPicture() ([]byte, error) { return a.meta(metaPicture) }
 
 // Settings is what the owner wants. What is not set is off.
 type Settings struct {
 	ReadReceipts bool // tell and be told what was read
 	Typing       bool // tell and be told who is writing
+	LockMinutes  int  `json:",omitempty"` // without use until the account locks, 0 = never
 }
 
 // Settings returns what SetSettings kept, or nothing.

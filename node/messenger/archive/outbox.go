@@ -39,7 +39,7 @@ type Parcel struct {
 	Timestamp int64  `json:",omitempty"` // ms, inside Content
 	TTL       int64  `json:",omitempty"` // ms that nodes keep it
 	Until     int64  `json:",omitempty"` // ms, when it is of no use any more; 0 = never
-	// Own is set for a parcel to the own account, which the own polling must not
+	// Own is set for a parcel to the own account or a group, which polling must not
 	// take for news.
 	Own bool `json:",omitempty"`
 	// Copy is the Content of the copy for the own account, to be sent when this
@@ -53,6 +53,9 @@ type Parcel struct {
 	Message Ref  `json:",omitzero"`
 	// Follows is the message that this is the copy of.
 	Follows Ref `json:",omitzero"`
+
+	// Fixed says that Content is signed together with its time, which must stay.
+	Fixed bool `json:",omitempty"`
 
 	Hashes []string `json:",omitempty"`
 	Expiry int64    `json:",omitempty"` // ms
@@ -315,7 +318,9 @@ func (a *Archive) Sealed(p Parcel) (ok bool, r Result, err error) {
 					w.touch(c)
 				}
 			}
-			m.Hash = p.Hash
+			if err := w.rehash(tx, &m, p.Hash); err != nil {
+				return err
+			}
 			if err := w.save(tx, m); err != nil {
 				return err
 			}
@@ -368,7 +373,9 @@ func (w *change) delivered(tx *bbolt.Tx, p Parcel, stored, swarm int, copied *Pa
 	if err != nil {
 		return absent(err)
 	}
-	m.Hash = p.Hash
+	if err := w.rehash(tx, &m, p.Hash); err != nil {
+		return err
+	}
 	switch {
 	case p.Own:
 		m.CopyHash = p.Hash

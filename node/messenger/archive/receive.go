@@ -20,11 +20,12 @@ const (
 	MaxFromStranger   = 50      // messages of one stranger; further ones are left out
 	MaxStrangersBytes = 8 << 20 // content of all strangers together
 
-	maxReactions = 20                  // emojis of one side on one message, those taken away included
-	maxOrphans   = 500                 // messages that are not there yet and about which there is word
-	keepSeen     = 16 * 24 * time.Hour // longer than a message lives in namespace 0
-	maxSeen      = 50_000
-	maxLast      = 64
+	maxReactions    = 20                  // emojis of one side on one message, those taken away included
+	maxAllReactions = 500                 // emojis on one message of a group
+	maxOrphans      = 500                 // messages that are not there yet and about which there is word
+	keepSeen        = 16 * 24 * time.Hour // longer than a message lives in namespace 0
+	maxSeen         = 50_000
+	maxLast         = 2_048 // about ten members of a swarm, each with some namespaces
 )
 
 // Incoming is what one stored message of the own swarm amounts to. At most one of
@@ -35,8 +36,9 @@ type Incoming struct {
 
 	// With is the conversation. Without one the hash is only remembered as seen.
 	With account.ID
-	Own  bool  // from the own account, on another device or this one
-	Sent int64 // ms
+	From account.ID // who sent it, in a group; zero for the owner
+	Own  bool       // from the own account, on another device or this one
+	Sent int64      // ms
 
 	Profile  *TheirProfile // of the sender, who is not the owner
 	Message  *Message      // for the conversation With
@@ -45,6 +47,9 @@ type Incoming struct {
 	Receipt  []int64 // sent times of own messages that were read
 	Timer    *Timer  // of the conversation from now on; comes with Message
 	Accepted bool    // the owner's request
+
+	Erase  *Erasing // what an admin of the group, or a message's writer, wants deleted
+	Invite *Invite  // to a group, one to one; for the caller
 }
 
 // TheirProfile is what somebody says about themselves.
@@ -58,7 +63,8 @@ type TheirProfile struct {
 // Reacting puts an emoji on a message of one side, or takes it away. Whoever
 // sent it is the one who reacts.
 type Reacting struct {
-	Outgoing  bool // the message is the owner's
+	Outgoing  bool       // the message is the owner's
+	From      account.ID // whose it is, in a group; zero for the owner
 	Timestamp int64
 	Emoji     string
 	Remove    bool
@@ -228,10 +234,11 @@ func (w *change) profile(c *Contact, sent int64, p TheirProfile) {
 }
 
 func (w *change) react(tx *bbolt.Tx, in Incoming) error {
-	r := Reaction{Emoji: in.Reaction.Emoji, Mine: in.Own, At: in.Sent, Gone: in.Reaction.Remove}
-	number, ok := w.a.numberOf(tx, in.With, in.Reaction.Outgoing, in.Reaction.Timestamp)
+	r := Reaction{Emoji: in.Reaction.Emoji, Mine: in.Own, By: in.From, At: in.Sent, Gone: in.Reaction.Remove}
+	ident := w.a.identOf(in.With, in.Reaction.From, in.Reaction.Outgoing, in.Reaction.Timestamp)
+	number, ok := w.a.numberAt(tx, ident)
 	if !ok {
-		return w.orphan(tx, w.a.ident(in.With, in.Reaction.Outgoing, in.Reaction.Timestamp), func(o *orphan) {
+		return w.orphan(tx, ident, func(o *orphan) {
 			o.Reactions, _ = merge(o.Reactions, r)
 		})
 	}
@@ -261,7 +268,7 @@ func merge(list []Reaction, r Reaction) (merged []Reaction, ok bool) {
 	side := 0
 	gone := -1
 	for i, have := range list {
-		if have.Mine != r.Mine {
+		if have.Mine != r.Mine || have.By != r.By {
 			continue
 		}
 		if have.Emoji == r.Emoji {
@@ -276,6 +283,9 @@ func merge(list []Reaction, r Reaction) (merged []Reaction, ok bool) {
 			gone = i
 		}
 	}
+	if len(list) >= maxAllReactions && side < maxReactions && !r.Mine {
+		return list, false
+	}
 	if side >= maxReactions {
 		if gone < 0 {
 			return list, false
@@ -288,7 +298,7 @@ func merge(list []Reaction, r Reaction) (merged []Reaction, ok bool) {
 // unsend erases a message, here and in the own swarm.
 func (w *change) unsend(tx *bbolt.Tx, in Incoming) error {
 	with := in.With
-	if in.Own && in.Unsend.Outgoing {
+	if in.Own && in.Unsend.Outgoing && !isGroup(in.With) {
 		var ok bool
 		if with, ok = w.a.ownAt(tx, in.Unsend.Timestamp); !ok {
 			return nil
@@ -297,9 +307,10 @@ func (w *change) unsend(tx *bbolt.Tx, in Incoming) error {
 	if with == (account.ID{}) {
 		return nil
 	}
-	number, ok := w.a.numberOf(tx, with, in.Unsend.Outgoing, in.Unsend.Timestamp)
+	ident := w.a.identOf(with, in.From, in.Unsend.Outgoing, in.Unsend.Timestamp)
+	number, ok := w.a.numberAt(tx, ident)
 	if !ok {
-		return w.orphan(tx, w.a.ident(with, in.Unsend.Outgoing, in.Unsend.Timestamp), func(o *orphan) { o.Unsent = true })
+		return w.orphan(tx, ident, func(o *orphan) { o.Unsent = true })
 	}
 	m, _, err := w.a.lookUp(tx, Ref{with, number})
 	if err != nil || m.Deleted || m.Kind != KindText {
@@ -314,6 +325,9 @@ func (w *change) unsend(tx *bbolt.Tx, in Incoming) error {
 
 // forgetCopy has the own swarm delete what it keeps of a message.
 func (w *change) forgetCopy(tx *bbolt.Tx, m Message) error {
+	if isGroup(m.With) {
+		return nil // its swarm is not the owner's; see package group
+	}
 	hash := m.Hash
 	if m.Outgoing {
 		hash = m.CopyHash
@@ -363,6 +377,10 @@ type orphan struct {
 	At        int64 // seconds
 	Unsent    bool  `json:",omitempty"`
 	Reactions []Reaction
+	// Of words that name a message of a group by its hash.
+	By      account.ID `json:",omitzero"` // its writer, if they are who wants it deleted
+	ByAdmin bool       `json:",omitempty"`
+	Before  int64      `json:",omitempty"` // ms
 }
 
 func (w *change) orphan(tx *bbolt.Tx, ident []byte, f func(*orphan)) error {
@@ -433,7 +451,7 @@ func (w *change) adopt(tx *bbolt.Tx, ident []byte, m *Message) error {
 		m.Reactions = o.Reactions
 		return nil
 	}
-	*m = Message{With: m.With, Outgoing: m.Outgoing, Timestamp: m.Timestamp, Received: m.Received,
+	*m = Message{With: m.With, From: m.From, Outgoing: m.Outgoing, Timestamp: m.Timestamp, Received: m.Received,
 		Hash: m.Hash, CopyHash: m.CopyHash, Read: true, Deleted: true, Timer: m.Timer, Expires: m.Expires}
 	return w.forgetCopy(tx, *m)
 }
@@ -442,24 +460,19 @@ func (w *change) adopt(tx *bbolt.Tx, ident []byte, m *Message) error {
 // disappear after reading start, also in the own swarm. receipt makes what tells
 // the sender, from the sent times of what was read; it may be nil.
 func (a *Archive) MarkRead(with account.ID, receipt func(times []int64) (Parcel, error)) (Result, error) {
-	if c, _ := a.Contact(with); c.Unread == 0 {
+	if c, _ := a.Contact(with); c.Unread == 0 && !c.MarkedUnread {
 		return Result{}, nil
 	}
 	return a.change(func(tx *bbolt.Tx, w *change) error {
 		c := w.contact(with)
-		prefix := a.tag("conversation", with[:])
 		var unread []Message
-		cursor := tx.Bucket(bucketMessages).Cursor()
-		for k, v := seekLast(cursor, prefix); k != nil && bytes.HasPrefix(k, prefix) && c.Unread > uint32(len(unread)); k, v = cursor.Prev() {
-			m, err := a.message(k, v)
-			if err != nil {
-				return err
-			}
-			if !m.Read && !m.Outgoing {
-				unread = append(unread, m)
-			}
+		if err := a.eachUnread(tx, with, c.Unread, func(m Message) { unread = append(unread, m) }); err != nil {
+			return err
 		}
-		c.Unread = 0
+		c.Unread, c.MarkedUnread = 0, false
+		for _, m := range unread {
+			c.LastRead = max(c.LastRead, m.Shown())
+		}
 		w.touch(c)
 		now := a.now().UnixMilli()
 		var times []int64
@@ -507,8 +520,8 @@ const (
 	maxTimes  = 1_000 // of one receipt
 )
 
-// putLast bounds the places that are remembered: a swarm has about ten members,
-// so that more are left over from former swarms.
+// putLast bounds the places that are remembered; more are left over from former
+// swarms.
 func (a *Archive) putLast(tx *bbolt.Tx, p Place, last string) error {
 	key := a.placeTag(p)
 	b := tx.Bucket(bucketLast)

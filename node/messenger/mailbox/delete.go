@@ -46,7 +46,7 @@ func (c *Client) DeleteAll(ctx context.Context, a *account.Account) (Deleted, er
 			if got, err = c.deleteAll(ctx, a, node); err == nil || ctx.Err() != nil || !path.Retryable(err) || errors.Is(err, path.ErrWrongSwarm) {
 				break
 			}
-			if pauseErr := pause(ctx, storePause); pauseErr != nil {
+			if pauseErr := Pause(ctx, storePause); pauseErr != nil {
 				break
 			}
 		}
@@ -156,42 +156,29 @@ func (c *Client) membersOf(id account.ID) []swarm.Node {
 	return nil
 }
 
-// DeleteReply is what one member says about a delete_all.
+// DeleteReply is what one member says about a delete or a delete_all.
 type DeleteReply struct {
 	Failed    bool
-	Deleted   []string // ascending, as it is signed
+	Deleted   []string // as it is signed; of a delete_all ascending
 	Signature []byte
 }
 
 // ParseDeleteAll reads the answer to delete_all. Whether the signatures are right
 // is for the caller to find out.
 func ParseDeleteAll(body []byte) (map[path.Key]DeleteReply, error) {
-	var reply struct {
-		Swarm map[string]json.RawMessage `json:"swarm"`
-	}
-	if err := json.Unmarshal(body, &reply); err != nil {
-		return nil, fmt.Errorf("%w: delete_all: %w", ErrReply, err)
-	}
-	members := make(map[path.Key]DeleteReply)
-	for name, raw := range reply.Swarm {
-		var key path.Key
-		if len(members) >= maxMembers || !parseKey(&key, name) {
-			continue
-		}
+	return parseMembers(body, "delete_all", func(raw json.RawMessage) DeleteReply {
 		var m struct {
 			Failed    truth           `json:"failed"`
 			Deleted   json.RawMessage `json:"deleted"`
 			Signature string          `json:"signature"`
 		}
 		if json.Unmarshal(raw, &m) != nil {
-			members[key] = DeleteReply{Failed: true}
-			continue
+			return DeleteReply{Failed: true}
 		}
 		hashes, ok := deletedHashes(m.Deleted)
 		signature, err := decode64(m.Signature)
-		members[key] = DeleteReply{Failed: bool(m.Failed) || !ok || err != nil, Deleted: hashes, Signature: signature}
-	}
-	return members, nil
+		return DeleteReply{Failed: bool(m.Failed) || !ok || err != nil, Deleted: hashes, Signature: signature}
+	})
 }
 
 // deletedHashes reads a list, or an object of lists by namespace, and sorts all of

@@ -24,7 +24,6 @@ import (
 	"time"
 
 	"hearth/node/account"
-	"hearth/node/keys"
 	"hearth/node/messenger/path"
 	"hearth/node/rpc"
 	"hearth/node/swarm"
@@ -225,6 +224,11 @@ type Stored struct {
 //
 // The errors are [ErrNoSwarm], those of package path, and seal's.
 func (c *Client) Store(ctx context.Context, to account.ID, ttl time.Duration, stamp func() int64, seal func(ms int64) ([]byte, error)) (Stored, error) {
+	return c.store(ctx, to, nil, 0, ttl, stamp, seal)
+}
+
+// store signs as who, unless that is nil.
+func (c *Client) store(ctx context.Context, to account.ID, who Authority, namespace int16, ttl time.Duration, stamp func() int64, seal func(ms int64) ([]byte, error)) (Stored, error) {
 	var s Stored
 	var err error
 	var corrections int // when the message was made
@@ -238,7 +242,7 @@ func (c *Client) Store(ctx context.Context, to account.ID, ttl time.Duration, st
 		if s.Data, err = seal(s.Timestamp); err != nil {
 			return err
 		}
-		s.Hash = rpc.MessageHash(to, 0, s.Data)
+		s.Hash = rpc.MessageHash(to, namespace, s.Data)
 		return nil
 	}
 	corrected := false
@@ -260,14 +264,18 @@ func (c *Client) Store(ctx context.Context, to account.ID, ttl time.Duration, st
 		}
 		node := untried(members, tried)
 
-		var reply path.Reply
-		reply, err = c.call(ctx, node, "store", map[string]any{
+		params := map[string]any{
 			"pubkey":    to.String(),
-			"namespace": 0,
+			"namespace": namespace,
 			"timestamp": s.Timestamp,
 			"ttl":       ttl.Milliseconds(),
 			"data":      base64.StdEncoding.EncodeToString(s.Data),
-		})
+		}
+		if who != nil {
+			who.Authorize(params, rpc.StoreText(namespace, s.Timestamp))
+		}
+		var reply path.Reply
+		reply, err = c.call(ctx, node, "store", params)
 		switch {
 		case err == nil:
 			if s.Members, err = c.confirmed(to, node, s.Hash, reply.Body); err == nil {
@@ -307,7 +315,7 @@ func (c *Client) Store(ctx context.Context, to account.ID, ttl time.Duration, st
 		c.log.Debug("storing again", "try", try+1, "err", err)
 		try++
 		if try < storeTries {
-			if err := pause(ctx, storePause); err != nil {
+			if err := Pause(ctx, storePause); err != nil {
 				return Stored{}, err
 			}
 		}
@@ -315,8 +323,7 @@ func (c *Client) Store(ctx context.Context, to account.ID, ttl time.Duration, st
 	return Stored{}, fmt.Errorf("storing the message: %w", err)
 }
 
-// confirmed counts the members that signed the hash. Only members that the
-// network named before count: a node could make up any number of others.
+// confirmed counts the members that signed the hash.
 func (c *Client) confirmed(to account.ID, asked swarm.Node, hash string, body []byte) (int, error) {
 	reply, err := ParseStore(body)
 	if err != nil {
@@ -325,74 +332,17 @@ func (c *Client) confirmed(to account.ID, asked swarm.Node, hash string, body []
 	if reply.Hash != hash {
 		return 0, fmt.Errorf("%w: stored under another hash", ErrReply)
 	}
-	c.mu.Lock()
-	var members []path.Key
-	if k := c.swarms[to]; k != nil {
-		for _, n := range k.nodes {
-			members = append(members, n.Ed25519)
+	said := make(map[path.Key]signed)
+	for k, r := range reply.Members {
+		if !r.Failed && r.Hash == hash {
+			said[k] = signed{rpc.StoreResultText(hash), r.Signature}
 		}
 	}
-	c.mu.Unlock()
-	if !slices.Contains(members, asked.Ed25519) {
-		members = append(members, asked.Ed25519)
-	}
-	count := 0
-	for _, m := range members {
-		r, ok := reply.Members[m]
-		if ok && !r.Failed && r.Hash == hash && keys.Verify(m, rpc.StoreResultText(hash), r.Signature) {
-			count++
-		}
-	}
+	count := c.proven(to, asked, said)
 	if count == 0 {
 		return 0, fmt.Errorf("%w: no member confirmed the message", ErrReply)
 	}
 	return count, nil
-}
-
-// Delete has the account's swarm forget messages. One member that says so is
-// enough. The errors are those of Store.
-func (c *Client) Delete(ctx context.Context, a *account.Account, hashes []string) error {
-	return c.tell(ctx, a, "delete", rpc.DeleteText(hashes), map[string]any{"messages": hashes})
-}
-
-// Shorten has the account's swarm forget messages at expiry, in ms, if they would
-// stay longer. Otherwise it is as Delete.
-func (c *Client) Shorten(ctx context.Context, a *account.Account, hashes []string, expiry int64) error {
-	text := rpc.ExpireText(rpc.ExpireShorten, []int64{expiry}, hashes)
-	return c.tell(ctx, a, "expire", text, map[string]any{"messages": hashes, "expiry": expiry, "shorten": true})
-}
-
-// tell sends a signed request to members of the account's swarm until one
-// accepts it.
-func (c *Client) tell(ctx context.Context, a *account.Account, method string, text []byte, params map[string]any) error {
-	pub := a.Keys().Ed25519()
-	params["pubkey"] = a.ID().String()
-	params["pubkey_ed25519"] = hex.EncodeToString(pub[:])
-	params["signature"] = base64.StdEncoding.EncodeToString(a.Keys().Sign(text))
-	tried := make(map[path.Key]bool)
-	var err error
-	for range storeTries {
-		var members []swarm.Node
-		if members, _, err = c.Swarm(ctx, a.ID()); err != nil {
-			return err
-		}
-		node := untried(members, tried)
-		var reply path.Reply
-		if reply, err = c.call(ctx, node, method, params); err == nil {
-			c.pool.Cleared(node.Ed25519)
-			return nil
-		}
-		switch {
-		case errors.Is(err, path.ErrWrongSwarm):
-			c.wrongSwarm(a.ID(), node.Ed25519, reply.Body)
-		case !path.Retryable(err):
-			return err
-		}
-		if err := pause(ctx, storePause); err != nil {
-			return err
-		}
-	}
-	return err
 }
 
 // Retrieve fetches what one member keeps for the account in a namespace, after
@@ -472,7 +422,7 @@ func (c *Client) retrieve(ctx context.Context, a *account.Account, from swarm.No
 		return nil, false, err
 	}
 	c.observe(from, results[0].Body, reply)
-	messages = c.genuine(a, from, namespace, messages)
+	messages = c.genuine(a.ID(), from, namespace, messages)
 	return messages, more || len(messages) >= manyMessages, nil
 }
 
@@ -645,7 +595,8 @@ func untried(members []swarm.Node, tried map[path.Key]bool) swarm.Node {
 	return node
 }
 
-func pause(ctx context.Context, d time.Duration) error {
+// Pause waits for d, or for the end of ctx, which is then the error.
+func Pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

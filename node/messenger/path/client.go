@@ -203,7 +203,9 @@ func (c *Client) serverOnce(ctx context.Context, path *Path, to onion.WebServer,
 	began := c.pool.now()
 	status, sealed, err := c.exchange(ctx, c.file, path.Guard(), request.Body, MaxFileReply, progress)
 	if err != nil {
-		if ctx.Err() != nil && c.pool.now().Sub(began) < patience {
+		// Whoever calls a transfer off does so when they like, however long it has
+		// been going: that says nothing about the path. Time that ran out does.
+		if errors.Is(ctx.Err(), context.Canceled) || ctx.Err() != nil && c.pool.now().Sub(began) < patience {
 			return nil, failure{}, ctx.Err()
 		}
 		f := failure{Fault: FaultGuard}

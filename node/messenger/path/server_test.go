@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"hearth/node/keys"
 	"hearth/node/messenger/path/pathtest"
@@ -38,6 +40,29 @@ func TestAServerThatNobodyReachesCostsNoNode(t *testing.T) {
 	if c.Pool().Size() != 20 || !slices.Equal(c.Pool().Guards(), guards) {
 		t.Errorf("%d nodes are left, guards %x, before %x", c.Pool().Size(), c.Pool().Guards(), guards)
 	}
+}
+
+func TestCallingATransferOffIsNobodysFaultHoweverLate(t *testing.T) {
+	server := onion.WebServer{Host: "files.example", Target: "/x", X25519: keys.FromSeed([32]byte{9}).X25519()}
+	synctest.Test(t, func(t *testing.T) {
+		n := pathtest.New(t, 20, echo)
+		n.Web(func(ctx context.Context, _ *onion.Server) (int, []byte) { <-ctx.Done(); return 500, nil })
+		client := testClient(t, n)
+		if _, err := client.Pool().For(Key{}); err != nil { // chooses the guards
+			t.Fatal(err)
+		}
+		guards := client.Pool().Guards()
+		for range 6 * MaxStrikes {
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(FileLimit-time.Second, cancel)
+			if _, err := client.AskServer(ctx, server, []byte("x"), nil); !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+		}
+		if now := client.Pool().Guards(); !slices.Equal(now, guards) {
+			t.Errorf("the guards are %x, before %x", now, guards)
+		}
+	})
 }
 
 func TestAnAnswerOfAServerIsBounded(t *testing.T) {

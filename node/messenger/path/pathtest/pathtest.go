@@ -45,6 +45,9 @@ type Node struct {
 // Handler is what a destination does with a storage request.
 type Handler func(ctx context.Context, node Node, body []byte) (status int, reply any)
 
+// WebServer is what the last node of a path gets for what it posts to a web server.
+type WebServer func(ctx context.Context, to *onion.Server) (status int, reply []byte)
+
 // Network is a set of nodes. Its methods may be used by several goroutines.
 type Network struct {
 	Nodes  []Node
@@ -55,6 +58,7 @@ type Network struct {
 	dead     map[[32]byte]bool
 	sabotage map[[32]byte]http.HandlerFunc
 	watch    func(guard Node, request []byte)
+	web      WebServer
 	dialled  []netip.AddrPort
 	conns    chan net.Conn
 	closed   chan struct{}
@@ -155,6 +159,14 @@ func (n *Network) Watch(f func(guard Node, request []byte)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.watch = f
+}
+
+// Web lets the last nodes of paths reach web servers: f is all of them. Without it
+// there is none.
+func (n *Network) Web(f WebServer) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.web = f
 }
 
 // Dialled returns the addresses that Dial was called with so far.
@@ -284,6 +296,15 @@ func (n *Network) hop(ctx context.Context, node Node, layer onion.Layer) (int, [
 			return 504, []byte("Request time out")
 		}
 		return n.hop(ctx, n.Nodes[i], next.Layer)
+	case *onion.Server:
+		n.mu.Lock()
+		web := n.web
+		n.mu.Unlock()
+		if web == nil {
+			return 504, []byte("Request time out")
+		}
+		status, reply := web(ctx, next)
+		return onion.PassThrough(status), reply
 	case *onion.Final:
 		status, body := n.handle(ctx, node, next.Body)
 		reply, err := layer.SealReply(rand.Reader, node.Keys, status, body, next.JSON, next.Base64)

@@ -1,0 +1,65 @@
+package messenger
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"hearth/node/ledger/light"
+	"hearth/node/messenger/path"
+	"hearth/node/swarm"
+)
+
+// Ledger says how the node list is proven, in a network whose nodes keep a ledger.
+type Ledger struct {
+	Chain string      // its id
+	Trust light.Trust // a header that a release, a person or an earlier run vouches for
+	// Save hears of each newer header, to begin with it the next time; may be nil.
+	Save func(light.Trust)
+}
+
+// proverNodes is how many nodes a proof may draw its witnesses from.
+const proverNodes = 4 * light.MinSources
+
+func (s *session) newProver(l *Ledger) *light.Prover {
+	p := light.NewProver(l.Chain, l.Trust, func(ctx context.Context, to swarm.Node, request []byte) ([]byte, error) {
+		reply, err := s.client.Ask(ctx, to, request)
+		return reply.Body, err
+	})
+	p.Now, p.Save = s.clock.Now, l.Save
+	return p
+}
+
+// proveNodes takes a list over that the ledger proves. What seeds say is used for
+// nothing but to reach nodes with the question.
+func (s *session) proveNodes(ctx context.Context) error {
+	if s.pool.Size() <= path.Hops {
+		l, err := s.askSeeds(ctx)
+		if err == nil {
+			err = s.pool.Replace(l)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	proven, err := s.prover.Prove(ctx, s.pool.Random(proverNodes, nil))
+	if err != nil {
+		return err
+	}
+	l := &swarm.List{Height: proven.List.Height, Hash: proven.List.Hash, Nodes: slices.Clone(proven.List.Nodes)}
+	l.Nodes = slices.DeleteFunc(l.Nodes, func(n swarm.Node) bool { return n.Swarm == swarm.None })
+	return s.takeNodes(l)
+}
+
+// unprovenText tells people why a list is not proven; empty for other errors.
+func unprovenText(err error) string {
+	switch {
+	case errors.Is(err, light.ErrExpired):
+		return "no list of service nodes: this device was away for too long to prove one; it needs a newer trusted header, from a release or from somebody you trust"
+	case errors.Is(err, light.ErrForked):
+		return "no list of service nodes: nodes show two ledgers that contradict each other; trust neither, and ask people whom you know"
+	case errors.Is(err, light.ErrTrust), errors.Is(err, light.ErrProof):
+		return "no list of service nodes: what nodes say is not proven"
+	}
+	return ""
+}
