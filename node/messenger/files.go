@@ -255,7 +255,7 @@ func (s *session) upload(ctx context.Context, id uint64) (to account.ID, err err
 		return to, errCancelled
 	case p.Upload == nil:
 		return p.To, nil
-	case p.Until != 0 && s.clock.Known() && p.Until-s.clock.Now().UnixMilli() < minTTL.Milliseconds():
+	case p.Until != 0 && s.clock.Known() && p.Until <= s.clock.Now().UnixMilli():
 		return to, errLate
 	}
 	content, err := s.archive.ReadFile(*p.Upload)

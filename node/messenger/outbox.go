@@ -405,11 +405,13 @@ func (s *session) store(ctx context.Context, p *archive.Parcel, uncertain bool) 
 	ttl := time.Duration(p.TTL) * time.Millisecond
 	if p.Until != 0 {
 		left := time.Duration(p.Until-s.clock.Now().UnixMilli()) * time.Millisecond
-		if s.clock.Known() && left < minTTL {
+		if s.clock.Known() && left <= 0 {
 			return mailbox.Stored{}, errLate
 		}
 		ttl = min(ttl, left)
 	}
+	// A message whose time is nearly over lies in the swarm for those few seconds
+	// longer; its recipient takes it away in time.
 	ttl = min(max(ttl, minTTL), mailbox.TTL)
 	return s.storeFor(ctx, p.To, ttl, seal)
 }

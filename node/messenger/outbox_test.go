@@ -320,6 +320,23 @@ func TestWhatNeverHealsFailsWithAReason(t *testing.T) {
 	})
 }
 
+// Nodes keep nothing for less than ten seconds, and a moment of those has always
+// passed.
+func TestTheShortestTimerArrives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := swarmtest.New(t, 9, time.Now)
+		alice, bob, _, b := two(t, n)
+		must[*api.Contact](t)(alice.SetTimer(t.Context(), &api.SetTimerRequest{With: b.ID().String(), Timer: &api.Timer{Type: api.Timer_AFTER_SEND, Seconds: 10}}))
+		alice.idle()
+		outage(n, down)
+		time.AfterFunc(2*time.Second, func() { outage(n, nil) })
+		must[*api.SendReply](t)(alice.Send(t.Context(), &api.SendRequest{To: b.ID().String(), Text: "quick"}))
+		if got := bob.received(); got.Text != "quick" {
+			t.Errorf("received %v", got)
+		}
+	})
+}
+
 func TestAMessageThatIsUnsentWhileItWaitsNeverArrives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := swarmtest.New(t, 9, time.Now)

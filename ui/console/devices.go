@@ -19,8 +19,8 @@ func deviceCommands() []*command {
 				"Whoever sees the code can have the account. Afterwards `devices` lists the new device on both."}},
 		{name: "devices", arguments: "[NAME]", summary: "lists the devices of the account, or names this one", run: (*Console).devices,
 			more: []string{"Each says itself that it is there, and when, to the day; apps that know nothing of it are not in the list.",
-				"No device can be locked out of an account: that takes another protocol than today's. From one that you have, `wipe` takes",
-				"the account, together with what the network keeps. If one is lost, or not yours, begin a new account and tell your contacts."}},
+				"No device can be locked out of an account: that takes another protocol than today's. `wipe` takes the account from the device",
+				"it is typed on, and what the network keeps; the others stay. If one is lost, or not yours, begin a new account and tell your contacts."}},
 		{name: "unread", arguments: "NAME", summary: "marks a conversation as unread, on all devices", run: (*Console).markUnread},
 	}
 }

@@ -285,15 +285,18 @@ func (c *Console) groupInvite(ctx context.Context, name, rest string) error {
 	return c.changed(g, err, done)
 }
 
+// exAdmin is what nobody can change: an admin is whoever holds the group's seed.
+const exAdmin = " Somebody who was an admin still has the group's seed and could: begin a new group then."
+
 func (c *Console) groupRemove(ctx context.Context, name, rest string) error {
 	people, withMessages := peopleAnd(rest, "messages")
 	if len(people) == 0 {
 		return usageError("Say whom: group remove NAME PERSON…, or group remove NAME PERSON… messages")
 	}
 	g, err := c.cfg.Messenger.GroupRemove(ctx, &api.GroupRemoveRequest{Group: name, Members: people, WithMessages: withMessages})
-	done := "Removed. They cannot read what is written from now on."
+	done := "Removed. They get no key to what is written from now on." + exAdmin
 	if withMessages {
-		done = "Removed, with what they wrote. They cannot read what is written from now on."
+		done = "Removed, with what they wrote. They get no key to what is written from now on." + exAdmin
 	}
 	return c.changed(g, err, done)
 }
