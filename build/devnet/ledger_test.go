@@ -57,7 +57,9 @@ func startLedger(t *testing.T, nodes, spare int, params func(*ledger.Params)) *o
 // until waits for what the nodes say.
 func (l *onLedger) until(what string, done func(map[int]*api.NodeStatus) bool) {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(l.t.Context(), time.Minute)
+	// Members that hear of a new swarm at different times compare again about a
+	// minute later.
+	ctx, cancel := context.WithTimeout(l.t.Context(), 4*time.Minute)
 	defer cancel()
 	began := time.Now()
 	if err := l.Until(ctx, what, done); err != nil {

@@ -120,6 +120,9 @@ func TestAPersonBringsANodeIntoServiceAtTheConsole(t *testing.T) {
 	anna.says("stake 600 10", "If the device is lost")
 	anna.says("stake", "Waiting for a block.", "waits for contributors", "contribute "+key)
 
+	l.until("the other newcomer to hear of it", func(s map[int]*api.NodeStatus) bool {
+		return s[5] != nil && s[6] != nil && s[6].Ledger.Height >= s[5].Ledger.Height
+	})
 	ben.says("nodes "+key[:10], "waits for contributors: 600 of 1000", "operator  keeps 10 percent", "or more")
 	ben.says("contribute "+key[:10]+" 1", "brings at least")
 	t.Log(ben.says("contribute "+key[:10]+" 400", "You stake 400 coins", "10 percent", "To undo it"))

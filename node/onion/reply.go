@@ -30,28 +30,9 @@ func (l Layer) SealReply(rand io.Reader, node *keys.Pair, status int, body any, 
 	if err != nil {
 		return nil, fmt.Errorf("sealing onion reply: %w", err)
 	}
-	key := &ReplyKey{c}
-	defer key.Wipe()
-	return key.Seal(rand, status, body, asJSON, asBase64)
-}
+	defer clear(c.key[:])
 
-// ReplyKey encrypts the answer to one layer. It does not print.
-type ReplyKey struct{ channel channel }
-
-// Wipe overwrites the key. A nil one has nothing to wipe.
-func (k *ReplyKey) Wipe() {
-	if k != nil {
-		clear(k.channel.key[:])
-	}
-}
-
-// Format writes no secret, whatever the verb.
-func (k *ReplyKey) Format(f fmt.State, _ rune) { io.WriteString(f, "onion.ReplyKey") }
-
-// Seal is [Layer.SealReply] with a key that [Layer.Open] gave.
-func (k *ReplyKey) Seal(rand io.Reader, status int, body any, asJSON, asBase64 bool) (_ []byte, err error) {
-	c := &k.channel
-	var isJSON, canonical bool
+	isJSON := false
 	var text []byte
 	switch b := body.(type) {
 	case string:
@@ -59,14 +40,12 @@ func (k *ReplyKey) Seal(rand io.Reader, status int, body any, asJSON, asBase64 b
 	case []byte:
 		text = b
 	default:
-		isJSON = true
-		if size, plain := plainSize(body, maxPlainDepth); plain {
-			text, canonical = appendPlain(make([]byte, 0, size), body), true
-		} else if text, err = marshalBody(body); err != nil {
+		if text, err = marshalBody(body); err != nil {
 			return nil, fmt.Errorf("sealing onion reply: %w", err)
 		}
+		isJSON = true
 	}
-	if !canonical && !utf8.Valid(text) {
+	if !utf8.Valid(text) {
 		status, text, isJSON = 500, []byte("request failed"), false
 	}
 
@@ -78,10 +57,6 @@ func (k *ReplyKey) Seal(rand io.Reader, status int, body any, asJSON, asBase64 b
 	}
 	buf = append(buf, `{"body":`...)
 	switch {
-	case canonical && asJSON:
-		buf = append(buf, text...)
-	case canonical:
-		buf = appendQuoted(buf, text)
 	case isJSON && asJSON:
 		buf = appendCanonical(buf, text)
 	case isJSON:

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -214,23 +215,31 @@ func TestBadLinkRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	tests := []struct {
-		name, command string
-		body          []byte
-		status        int
+		name, method, path string
+		body               []byte
+		status             int
 	}{
-		{"no command", "", nil, 404},
-		{"an unknown command", "data", nil, 404},
-		{"the longest command", strings.Repeat("x", 255), nil, 404},
-		{"half a length", CommandOnion, []byte{0, 0, 0}, 400},
-		{"a part that is cut off", CommandOnion, []byte{0, 0, 0, 9, 'x'}, 400},
-		{"too many parts", CommandStorage, make([]byte, 4*(maxParts+1)), 400},
-		{"more than the node has memory for", CommandOnion, make([]byte, 100<<10), 503},
+		{"another method", "GET", linkPath + CommandOnion, nil, 404},
+		{"another path", "POST", "/storage_rpc/v1", nil, 404},
+		{"an unknown command", "POST", linkPath + "data", nil, 404},
+		{"half a length", "POST", linkPath + CommandOnion, []byte{0, 0, 0}, 400},
+		{"a part that is cut off", "POST", linkPath + CommandOnion, []byte{0, 0, 0, 9, 'x'}, 400},
+		{"too many parts", "POST", linkPath + CommandStorage, make([]byte, 4*(maxParts+1)), 400},
+		{"more than the node has memory for", "POST", linkPath + CommandOnion, make([]byte, 100<<10), 503},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			status, body, err := conn.ask(t.Context(), tt.command, tt.body, maxLinkMessage, nil)
-			if err != nil || status != tt.status || len(body) != 0 {
-				t.Errorf("status %d, %d bytes, %v, want %d", status, len(body), err, tt.status)
+			req, err := http.NewRequestWithContext(t.Context(), tt.method, "https://"+linkName+tt.path, bytes.NewReader(tt.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := conn.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != tt.status {
+				t.Errorf("status %d, want %d", resp.StatusCode, tt.status)
 			}
 		})
 	}

@@ -442,7 +442,7 @@ func (p *Pool) StrikePath(path *Path, everyHop, answered bool) {
 	}
 	if everyHop {
 		for _, n := range path.hops[1:] {
-			p.strike(n.Ed25519)
+			p.suspect(n.Ed25519)
 		}
 	}
 }
@@ -491,6 +491,24 @@ func (p *Pool) strike(k Key) {
 	p.strikes[k]++
 	if p.strikes[k] >= MaxStrikes {
 		p.drop(k)
+	}
+}
+
+// suspect is strike for a node that was on a path which failed, and is most likely
+// innocent. Many requests are on their way at a time, and fail together when one
+// node dies: in a small network that must not empty the pool. There such a node
+// only leaves the paths, and is the last choice for others.
+func (p *Pool) suspect(k Key) {
+	if !p.has(k) {
+		return
+	}
+	if p.strikes[k]+1 < MaxStrikes || len(p.nodes) > MinPool {
+		p.strike(k)
+		return
+	}
+	if p.strikes[k] < MaxStrikes {
+		p.strikes[k] = MaxStrikes
+		p.leaveOut(k)
 	}
 }
 
