@@ -35,7 +35,7 @@ func TestTheApplianceStartsWithoutATPMInDeveloperModeOnly(t *testing.T) {
 	}{
 		{
 			name: "it refuses",
-			says: []string{"tpm: FAILED: no TPM found", "run: not started, it needs: tpm", "poweroff switches off"},
+			says: []string{"tpm: FAILED: no TPM found", "run: not started, it needs: ", "poweroff switches off"},
 			then: "setup 271828", answer: "The messenger is not running yet",
 		},
 		{
