@@ -43,22 +43,10 @@ func wrap(acc *account.Account, kind uint64, seqno int64, sealed []byte) ([]byte
 	if err != nil {
 		return nil, fmt.Errorf("wrapping a config: %w", err)
 	}
-	envelope, err := proto.Marshal(&sessionpb.Envelope{
+	out, err := wire.Frame(&sessionpb.Envelope{
 		Type:      sessionpb.Envelope_SESSION_MESSAGE.Enum(),
 		Timestamp: proto.Uint64(wrapTimestamp),
 		Content:   message,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("wrapping a config: %w", err)
-	}
-	out, err := proto.Marshal(&sessionpb.WebSocketMessage{
-		Type: sessionpb.WebSocketMessage_REQUEST.Enum(),
-		Request: &sessionpb.WebSocketRequestMessage{
-			Verb: proto.String(""),
-			Path: proto.String(""),
-			Body: envelope,
-			Id:   proto.Uint64(0),
-		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("wrapping a config: %w", err)

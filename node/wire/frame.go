@@ -10,17 +10,22 @@ import (
 	"hearth/node/wire/sessionpb"
 )
 
-// frame wraps sealed content for a swarm the way libsession does, empty verb,
-// path and id included: they are on the wire, and a message without them would
-// stand out.
+// frame wraps sealed content for a swarm.
 func frame(timestamp uint64, sealed, proSig []byte) ([]byte, error) {
-	envelope, err := proto.Marshal(&sessionpb.Envelope{
+	return Frame(&sessionpb.Envelope{
 		Type:         sessionpb.Envelope_SESSION_MESSAGE.Enum(),
 		Timestamp:    proto.Uint64(timestamp),
 		SourceDevice: proto.Uint32(1),
 		Content:      sealed,
 		ProSig:       proSig,
 	})
+}
+
+// Frame wraps an envelope for a swarm the way libsession does, empty verb, path and
+// id included: they are on the wire, and a message without them would stand out.
+// The same envelope gives the same bytes.
+func Frame(of *sessionpb.Envelope) ([]byte, error) {
+	envelope, err := proto.Marshal(of)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the envelope: %w", err)
 	}

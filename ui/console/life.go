@@ -70,11 +70,7 @@ func (c *Console) changePIN(ctx context.Context, _ string) error {
 	} else if account == api.MessengerState_NONE {
 		return usageError(nextSetup)
 	}
-	old, err := c.pinFrom(ctx, "", "PIN: ")
-	if err != nil {
-		return err
-	}
-	pin, err := c.newPIN(ctx)
+	old, pin, err := c.twoPINs(ctx)
 	if err != nil {
 		return err
 	}
@@ -85,6 +81,15 @@ func (c *Console) changePIN(ctx context.Context, _ string) error {
 	c.setState(state)
 	c.term.print("The PIN is another now.")
 	return nil
+}
+
+// twoPINs asks for the PIN, and for another one.
+func (c *Console) twoPINs(ctx context.Context) (old, other string, err error) {
+	if old, err = c.pinFrom(ctx, "", "PIN: "); err != nil {
+		return "", "", err
+	}
+	other, err = c.newPIN(ctx)
+	return old, other, err
 }
 
 func (c *Console) lock(ctx context.Context, _ string) error {
@@ -115,11 +120,7 @@ func (c *Console) duress(ctx context.Context, _ string) error {
 	}
 	c.term.print("Where this device asks for the PIN, the duress PIN wipes the account for good and shows an empty one. Only the 13 words bring the account back then.",
 		"First your PIN, then the duress PIN, twice.")
-	old, err := c.pinFrom(ctx, "", "PIN: ")
-	if err != nil {
-		return err
-	}
-	pin, err := c.newPIN(ctx)
+	old, pin, err := c.twoPINs(ctx)
 	if err != nil {
 		return err
 	}

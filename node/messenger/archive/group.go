@@ -372,18 +372,8 @@ func (w *change) adoptByHash(tx *bbolt.Tx, m *Message) error {
 	if !isGroup(m.With) || m.Hash == "" || m.Kind != KindText || m.Deleted {
 		return nil
 	}
-	key := w.a.hashIdent(m.With, m.Hash)
-	b := tx.Bucket(bucketOrphans)
-	v := b.Get(key)
-	if v == nil {
-		return nil
-	}
-	var o orphan
-	if err := w.a.decode(bucketOrphans, key, v, &o); err != nil {
-		return err
-	}
-	w.orphans--
-	if err := b.Delete(key); err != nil {
+	o, ok, err := w.takeOrphan(tx, w.a.hashIdent(m.With, m.Hash))
+	if err != nil || !ok {
 		return err
 	}
 	own := o.By == m.From

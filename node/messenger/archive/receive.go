@@ -432,19 +432,24 @@ func (w *change) dropOrphans(tx *bbolt.Tx) error {
 	return nil
 }
 
-// adopt applies what is known about a message that comes late.
-func (w *change) adopt(tx *bbolt.Tx, ident []byte, m *Message) error {
+// takeOrphan gives the word about a message that has come, and forgets it.
+func (w *change) takeOrphan(tx *bbolt.Tx, key []byte) (o orphan, ok bool, err error) {
 	b := tx.Bucket(bucketOrphans)
-	v := b.Get(ident)
+	v := b.Get(key)
 	if v == nil {
-		return nil
+		return o, false, nil
 	}
-	var o orphan
-	if err := w.a.decode(bucketOrphans, ident, v, &o); err != nil {
-		return err
+	if err := w.a.decode(bucketOrphans, key, v, &o); err != nil {
+		return o, false, err
 	}
 	w.orphans--
-	if err := b.Delete(ident); err != nil {
+	return o, true, b.Delete(key)
+}
+
+// adopt applies what is known about a message that comes late.
+func (w *change) adopt(tx *bbolt.Tx, ident []byte, m *Message) error {
+	o, ok, err := w.takeOrphan(tx, ident)
+	if err != nil || !ok {
 		return err
 	}
 	if !o.Unsent {
