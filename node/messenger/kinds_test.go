@@ -240,9 +240,10 @@ func TestARepliedMessageIsQuoted(t *testing.T) {
 		if _, err := bob.Send(t.Context(), &api.SendRequest{To: a.ID().String(), Text: "x", ReplyTo: 99}); !errors.Is(err, ErrNoMessage) {
 			t.Errorf("a reply to nothing: %v", err)
 		}
-		// Quotes of what is not there, and of somebody else's.
+		// Quotes of what is not there, and of somebody else's; at times of their own, as
+		// alice's first message may bear this very millisecond.
 		for i, author := range []account.ID{a.ID(), b.ID(), person(3).ID()} {
-			c := wire.Text(fmt.Sprint("quote ", i), uint64(time.Now().UnixMilli())+uint64(i))
+			c := wire.Text(fmt.Sprint("quote ", i), uint64(time.Now().UnixMilli())+1+uint64(i))
 			c.DataMessage.Quote = &sessionpb.DataMessage_Quote{Id: proto.Uint64(1<<63 + 5), Author: proto.String(author.String())}
 			put(t, n, b.ID(), seal(t, a, b.ID(), c))
 			if got := bob.received(); got.Quote == nil || got.Quote.Found || got.Quote.Text != "" {

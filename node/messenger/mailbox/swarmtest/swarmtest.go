@@ -63,7 +63,7 @@ func New(t testing.TB, count int, now func() time.Time) *Network {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { db.Close() })
+		t.Cleanup(func() { n.Stop(); db.Close() })
 		hub := push.New(push.Limits{})
 		db.Watch(hub.Stored)
 		n.services[node.Ed25519] = rpc.NewService(rpc.Config{

@@ -50,7 +50,10 @@ type WebServer func(ctx context.Context, to *onion.Server) (status int, reply []
 
 // Network is a set of nodes. Its methods may be used by several goroutines.
 type Network struct {
-	Nodes  []Node
+	Nodes []Node
+	// Stop ends all nodes before the test does and returns when none answers any more.
+	Stop func()
+
 	handle Handler
 
 	mu       sync.Mutex
@@ -88,14 +91,29 @@ func New(t testing.TB, count int, handle Handler) *Network {
 			Swarm:   swarm.None,
 		}})
 	}
+	var serving, conns sync.WaitGroup
 	server := &http.Server{
 		Handler:     http.HandlerFunc(n.entry),
 		IdleTimeout: 10 * time.Second,
 		ErrorLog:    log.New(io.Discard, "", 0),
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				conns.Add(1)
+			case http.StateClosed:
+				conns.Done()
+			}
+		},
 	}
-	var done sync.WaitGroup
-	done.Go(func() { server.Serve(tls.NewListener(n, &tls.Config{Certificates: []tls.Certificate{certificate(t)}})) })
-	t.Cleanup(func() { server.Close(); done.Wait() })
+	serving.Go(func() {
+		server.Serve(tls.NewListener(n, &tls.Config{Certificates: []tls.Certificate{certificate(t)}}))
+	})
+	n.Stop = sync.OnceFunc(func() {
+		server.Close()
+		serving.Wait()
+		conns.Wait() // Close does not wait for those who still answer
+	})
+	t.Cleanup(n.Stop)
 	return n
 }
 
