@@ -108,6 +108,8 @@ func firstLight(t *testing.T, board emulator.Target) {
 	c.expect(`The account is open`)
 	c.send("id")
 	c.expect(id)
+	c.send("logs 1000")
+	c.expect(`(?s)power: stopping the services.*what was said before this start`)
 	c.send("read friend")
 	c.expect(`you: hello from the appliance`)
 	c.send("phrase " + pin)
@@ -153,9 +155,18 @@ type console struct {
 	more chan struct{}
 }
 
+// boot switches on and waits for the prompt.
 func boot(t *testing.T, ctx context.Context, l *Lab) *console {
 	t.Helper()
 	begin := time.Now()
+	c := switchOn(t, ctx, l)
+	c.expect(`hearth> `)
+	t.Logf("prompt %.1f s after the emulator was started (KVM: %v)", time.Since(begin).Seconds(), c.machine.Accelerated)
+	return c
+}
+
+func switchOn(t *testing.T, ctx context.Context, l *Lab) *console {
+	t.Helper()
 	machine, err := l.Boot(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -181,14 +192,24 @@ func boot(t *testing.T, ctx context.Context, l *Lab) *console {
 			}
 		}
 	}()
-	c.expect(`hearth> `)
-	t.Logf("prompt %.1f s after the emulator was started (KVM: %v)", time.Since(begin).Seconds(), machine.Accelerated)
 	return c
 }
 
 // expect waits until the line shows something new that matches.
 func (c *console) expect(pattern string) []string {
 	c.t.Helper()
+	found, err := c.await(pattern)
+	if err != nil {
+		c.fail(err)
+	}
+	return found
+}
+
+// errMachineEnded says that there is nobody any more to wait for.
+var errMachineEnded = errors.New("the machine ended")
+
+// await is expect for whom an error is no surprise.
+func (c *console) await(pattern string) ([]string, error) {
 	re := regexp.MustCompile(pattern)
 	deadline := time.After(patience)
 	for {
@@ -201,15 +222,15 @@ func (c *console) expect(pattern string) []string {
 			}
 			c.from += at[1]
 			c.mu.Unlock()
-			return found
+			return found, nil
 		}
 		c.mu.Unlock()
 		select {
 		case <-c.more:
 		case <-deadline:
-			c.fail(fmt.Errorf("waited %v for %q", patience, pattern))
+			return nil, fmt.Errorf("waited %v for %q", patience, pattern)
 		case <-c.machine.Done():
-			c.fail(fmt.Errorf("the machine ended (%v) before %q", c.machine.Err(), pattern))
+			return nil, fmt.Errorf("%w (%v) before %q", errMachineEnded, c.machine.Err(), pattern)
 		}
 	}
 }

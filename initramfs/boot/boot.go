@@ -28,6 +28,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -125,6 +126,11 @@ func Run() {
 			}
 			device.setData(data)
 			background.Go(func(ctx context.Context) {
+				if err := log.Keep(ctx, logFile); err != nil {
+					say("the log is not kept: %v", err)
+				}
+			})
+			background.Go(func(ctx context.Context) {
 				watchData(ctx, dataWritable, func(err error) {
 					say("DEGRADED: %v", err)
 					device.setTrouble("data", err.Error())
@@ -192,6 +198,9 @@ func Uptime() time.Duration {
 	}
 	return time.Duration(t.Nano())
 }
+
+// logFile keeps the newest lines of the log over a restart.
+var logFile = filepath.Join(DataFolder, "log")
 
 // self is the file of all roles.
 const self = "/init"

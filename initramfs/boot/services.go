@@ -132,7 +132,8 @@ func service(p Parameters, name string, uid uint32, memory int, args ...string) 
 	}
 }
 
-// newOutput gives each service its own source of journal lines.
+// newOutput gives each service its own source of journal lines, of which only the
+// node's, who knows nothing of the account, may be kept.
 func newOutput(log *journal.Journal) func(name string) io.Writer {
-	return func(name string) io.Writer { return log.Source(name) }
+	return func(name string) io.Writer { return log.Source(name, name == "node") }
 }

@@ -4,8 +4,11 @@
 // Lines come in through Say (PID 1's own words), and through a Source for each
 // service, which takes what the service writes to its standard output and error;
 // services log with the Handler of this package. Lines leave through Last, for
-// whoever looks at the log on the device, and to the console. Nothing is ever
-// written to disk.
+// whoever looks at the log on the device, and to the console.
+//
+// On disk, so that after a crash there is something to read, come only PID 1's own
+// words and the warnings of the node, see Keep: what the vault and the messenger say
+// tells when somebody used the account, which is nobody's business who has the board.
 //
 // The console is slow (11 kB/s at 115200 baud) and somebody types on it. So a
 // service's ordinary lines stay in the ring, only warnings and worse are shown,
@@ -49,8 +52,9 @@ type Journal struct {
 
 	mu      sync.Mutex
 	ring    []string
-	next    int // where in the ring the next line goes, once it is full
-	dropped int // lines the console was too slow for, since the last that got through
+	next    int      // where in the ring the next line goes, once it is full
+	dropped int      // lines the console was too slow for, since the last that got through
+	keep    []string // lines for the disk that are not there yet
 
 	show     []string      // lines for the console, oldest first, until they are on it
 	taken    int           // of these, how many the follower has
@@ -184,21 +188,26 @@ func (j *Journal) Drain(limit time.Duration) {
 	_ = j.await(ctx, func() bool { return len(j.show) == 0 }) // too slow: then without the rest
 }
 
-// Say writes a line of PID 1, to the ring and to the console. from names the
+// Say writes a line of PID 1, to the ring, to the console and to disk. from names the
 // part that speaks, a stage or the supervisor.
 func (j *Journal) Say(from, format string, args ...any) {
-	j.add(from, fmt.Sprintf(format, args...), true)
+	j.add(from, fmt.Sprintf(format, args...), true, true)
 }
 
 // Last returns up to n of the newest lines, oldest first.
 func (j *Journal) Last(n int) []string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	lines := append(append(make([]string, 0, len(j.ring)), j.ring[j.next:]...), j.ring[:j.next]...)
+	lines := j.lines()
 	return lines[max(0, len(lines)-max(n, 0)):]
 }
 
-func (j *Journal) add(from, text string, show bool) {
+// lines are all of the ring, oldest first; j.mu is held.
+func (j *Journal) lines() []string {
+	return append(append(make([]string, 0, len(j.ring)), j.ring[j.next:]...), j.ring[:j.next]...)
+}
+
+func (j *Journal) add(from, text string, show, keep bool) {
 	at := j.uptime()
 	line := fmt.Sprintf("[%4d.%03d] %s: %s", int(at.Seconds()), at.Milliseconds()%1000, from, clean(text))
 	j.mu.Lock()
@@ -208,6 +217,9 @@ func (j *Journal) add(from, text string, show bool) {
 	} else if len(j.ring) > 0 {
 		j.ring[j.next] = line
 		j.next = (j.next + 1) % len(j.ring)
+	}
+	if keep {
+		j.willKeep(line)
 	}
 	switch {
 	case !show:

@@ -58,7 +58,7 @@ func TestWhatAServiceWritesBecomesLines(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			j := New(10, fixedUptime)
-			s := j.Source("node")
+			s := j.Source("node", false)
 			for _, p := range c.pieces {
 				if n, err := io.WriteString(s, p); n != len(p) || err != nil {
 					t.Fatalf("write: %d, %v", n, err)
@@ -95,7 +95,7 @@ func attached(t *testing.T, capacity, room int) (*Journal, console) {
 func TestTheConsoleShowsWarningsAndSparesTheRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j, shown := attached(t, 1000, 1000)
-		s := j.Source("node")
+		s := j.Source("node", false)
 		log := slog.New(NewHandler(s, slog.LevelDebug))
 		log.Info("nobody needs to see this")
 		log.Debug("nor this")
@@ -280,7 +280,7 @@ func TestAConsoleThatHangsStopsNobody(t *testing.T) {
 }
 
 func BenchmarkServiceLine(b *testing.B) {
-	s := New(1000, fixedUptime).Source("node")
+	s := New(1000, fixedUptime).Source("node", false)
 	line := []byte("<6>message stored swarm=3 bytes=1024\n")
 	b.ReportAllocs()
 	for b.Loop() {

@@ -16,6 +16,7 @@ import (
 type Source struct {
 	j    *Journal
 	name string
+	keep bool
 
 	mu      sync.Mutex
 	partial []byte
@@ -25,9 +26,10 @@ type Source struct {
 	silent  int // lines not shown, since the last shown one
 }
 
-// Source makes the sink for the lines of a service.
-func (j *Journal) Source(name string) *Source {
-	return &Source{j: j, name: name, tokens: burst, refill: time.Now()}
+// Source makes the sink for the lines of a service. With keep, those that are shown on
+// the console go to disk too.
+func (j *Journal) Source(name string, keep bool) *Source {
+	return &Source{j: j, name: name, keep: keep, tokens: burst, refill: time.Now()}
 }
 
 // Write takes a piece of the service's output. It never fails and never blocks.
@@ -68,12 +70,12 @@ func (s *Source) flush() {
 		} else {
 			s.tokens--
 			if s.silent > 0 {
-				s.j.add(s.name, fmt.Sprintf("(%d lines only in the log)", s.silent), true)
+				s.j.add(s.name, fmt.Sprintf("(%d lines only in the log)", s.silent), true, s.keep)
 				s.silent = 0
 			}
 		}
 	}
-	s.j.add(s.name, text, show)
+	s.j.add(s.name, text, show, show && s.keep)
 }
 
 // levels are the marks at the start of a service's line: the priorities of
