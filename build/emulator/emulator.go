@@ -83,7 +83,9 @@ type Options struct {
 	CommandLine string // added to the kernel's command line
 	Panel       string // path of the Unix socket for the virtual panel, at most 107 bytes; "" = no panel
 	Forwards    []Forward
-	Cache       string // folder where the result of the KVM probe is kept; "" = never use KVM
+	Offline     bool      // no network adapter; not of a board
+	Clock       time.Time // what the battery-backed clock says at the start, zero = the host's; not of a board
+	Cache       string    // folder where the result of the KVM probe is kept; "" = never use KVM
 }
 
 // ErrEnded says that the machine ended before it was asked to.
@@ -183,7 +185,12 @@ func (m *Machine) virtual(ctx context.Context, o Options) ([]string, error) {
 			"-device", "virtio-blk-pci,drive=data")
 	}
 	// No boot ROM: the kernel comes from -kernel.
-	args = append(args, "-netdev", network(o), "-device", "virtio-net-pci,netdev=net,romfile=")
+	if !o.Offline {
+		args = append(args, "-netdev", network(o), "-device", "virtio-net-pci,netdev=net,romfile=")
+	}
+	if !o.Clock.IsZero() {
+		args = append(args, "-rtc", "base="+o.Clock.UTC().Format("2006-01-02T15:04:05"))
+	}
 	if o.Panel != "" {
 		os.Remove(o.Panel)
 		args = append(args, "-device", "virtio-serial-pci",

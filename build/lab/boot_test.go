@@ -159,15 +159,16 @@ type console struct {
 func boot(t *testing.T, ctx context.Context, l *Lab) *console {
 	t.Helper()
 	begin := time.Now()
-	c := switchOn(t, ctx, l)
+	c := switchOn(t, ctx, l, func(*emulator.Options) {})
 	c.expect(`hearth> `)
 	t.Logf("prompt %.1f s after the emulator was started (KVM: %v)", time.Since(begin).Seconds(), c.machine.Accelerated)
 	return c
 }
 
-func switchOn(t *testing.T, ctx context.Context, l *Lab) *console {
+// switchOn starts a machine that change has made another.
+func switchOn(t *testing.T, ctx context.Context, l *Lab, change func(*emulator.Options)) *console {
 	t.Helper()
-	machine, err := l.Boot(ctx)
+	machine, err := l.BootAs(ctx, change)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,6 +37,7 @@ func TestPowerCuts(t *testing.T) {
 	}
 	defer l.Close()
 	c := boot(t, ctx, l)
+	c.expect(`There is no account yet`)
 	id := c.setup()
 	c.send("add " + l.Friend.ID() + " friend")
 	c.expect(`friend is ` + l.Friend.ID())
@@ -63,7 +64,7 @@ func TestPowerCuts(t *testing.T) {
 			}
 		})
 		if i > 0 {
-			c = switchOn(t, ctx, l)
+			c = switchOn(t, ctx, l, func(*emulator.Options) {})
 		}
 		plug := time.AfterFunc(time.Duration(random.Int64N(int64(15*time.Second))), c.machine.Stop)
 		phase := "while it started"

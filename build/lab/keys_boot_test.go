@@ -56,13 +56,7 @@ func keys(t *testing.T, board emulator.Target) {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	var table []string
-	began := time.Now()
-	passed := func(scenario string) {
-		table = append(table, fmt.Sprintf("%-60s pass  %5.1f s", scenario, time.Since(began).Seconds()))
-		began = time.Now()
-	}
-	defer func() { t.Logf("SCENARIOS %s\n%s", board, strings.Join(table, "\n")) }()
+	passed := scenarios(t, board)
 
 	c := boot(t, ctx, l)
 	c.expect(`There is no account yet`)
@@ -169,6 +163,17 @@ func keys(t *testing.T, board emulator.Target) {
 	}
 	c.powerOff()
 	passed("a copy from before the wipe opens nothing")
+}
+
+// scenarios prints a table of what passed, with the time each took, at the end.
+func scenarios(t *testing.T, board emulator.Target) (passed func(scenario string)) {
+	var table []string
+	began := time.Now()
+	t.Cleanup(func() { t.Logf("SCENARIOS %s\n%s", board, strings.Join(table, "\n")) })
+	return func(scenario string) {
+		table = append(table, fmt.Sprintf("%-60s pass  %5.1f s", scenario, time.Since(began).Seconds()))
+		began = time.Now()
+	}
 }
 
 // readsNothing searches a card, byte by byte, for texts, hexadecimal numbers and

@@ -197,6 +197,11 @@ type Appliance struct {
 // Boot switches the appliance on. Its serial line is Machine.Serial. The panel's
 // page, if asked for, shows the first appliance that was booted, until its Stop.
 func (l *Lab) Boot(ctx context.Context) (a *Appliance, err error) {
+	return l.BootAs(ctx, func(*emulator.Options) {})
+}
+
+// BootAs is Boot of a machine that change has made another.
+func (l *Lab) BootAs(ctx context.Context, change func(*emulator.Options)) (a *Appliance, err error) {
 	public := l.address()
 	pin := l.Network.Pin()
 	socket := filepath.Join(l.run, "panel")
@@ -221,6 +226,7 @@ func (l *Lab) Boot(ctx context.Context) (a *Appliance, err error) {
 	if err != nil {
 		return nil, err
 	}
+	change(&o)
 	machine, err := emulator.Start(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("starting the emulator: %w", err)

@@ -157,7 +157,7 @@ func Run() {
 			background.Go(func(ctx context.Context) { keepClock(ctx, clockFile, say) })
 			if parameters.NTP != "" {
 				servers := strings.Split(parameters.NTP, ",")
-				background.Go(func(ctx context.Context) { systemClock(clockFile).follow(ctx, servers, askNTP, say) })
+				background.Go(func(ctx context.Context) { systemClock().follow(ctx, servers, askNTP, say) })
 			}
 			return nil
 		}},

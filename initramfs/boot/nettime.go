@@ -41,19 +41,17 @@ func askNTP(server string) (time.Duration, error) {
 	return answer.ClockOffset, nil
 }
 
-// clock is the machine's clock, and what it can be checked against.
+// clock is the machine's clock.
 type clock struct {
-	now   func() time.Time
-	set   func(time.Time) error
-	floor func() time.Time // no time can be before it
+	now func() time.Time
+	set func(time.Time) error
 }
 
 // systemClock is the machine's own.
-func systemClock(path string) clock {
+func systemClock() clock {
 	return clock{
-		now:   time.Now,
-		set:   func(t time.Time) error { v := unix.NsecToTimeval(t.UnixNano()); return unix.Settimeofday(&v) },
-		floor: func() time.Time { return clockFloor(path) },
+		now: time.Now,
+		set: func(t time.Time) error { v := unix.NsecToTimeval(t.UnixNano()); return unix.Settimeofday(&v) },
 	}
 }
 
@@ -79,7 +77,8 @@ func (c clock) follow(ctx context.Context, servers []string, ask asker, say Say)
 var errTime = errors.New("a time that cannot be")
 
 // correct asks all servers once, and sets the clock by the answer in the middle: a
-// single liar among several does not decide.
+// single liar among several does not decide. It may go back behind the time that was
+// saved, or a battery-backed clock that was once years ahead would stay so for ever.
 func (c clock) correct(servers []string, ask asker, say Say) error {
 	var offsets []time.Duration
 	var troubles []error
@@ -101,7 +100,7 @@ func (c clock) correct(servers []string, ask asker, say Say) error {
 	}
 	before := c.now()
 	after := before.Add(offset)
-	if after.Before(c.floor()) || after.After(latest) {
+	if after.Before(earliest) || after.After(latest) {
 		return fmt.Errorf("%w: %s", errTime, after.UTC().Format(time.DateTime))
 	}
 	if err := c.set(after); err != nil {
