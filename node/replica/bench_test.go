@@ -121,7 +121,7 @@ func BenchmarkTrack(b *testing.B) {
 	x, _ := benchPair(b)
 	x.fill(b, 0, many)
 	for b.Loop() {
-		if err := x.db.Track(func(account.ID) bool { return true }); err != nil {
+		if err := x.db.Track(func(account.ID) bool { return true }, func() {}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -24,14 +24,16 @@ type handover struct {
 // message: with one, its word alone would stand for it.
 const keepers = 2
 
-const firstRetry = 5 * time.Second
+// firstRetry is short: most often somebody has not heard of the new swarms yet.
+const firstRetry = 2 * time.Second
 
 func newHandover(r *Replica) *handover {
 	h := &handover{Replica: r, wanted: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 	return h
 }
 
-// start makes it look for what belongs elsewhere, after the swarms have changed.
+// start makes it look for what belongs elsewhere: the swarms have changed, or a
+// request that was under way when they did has brought more.
 func (h *handover) start() { poke(h.wanted) }
 
 func (h *handover) run(ctx context.Context) {

@@ -32,6 +32,9 @@ type lab struct {
 	nodes []*labNode
 	list  atomic.Pointer[swarm.List]
 	log   *slog.Logger
+	delay func() // passes the time that a request or an answer is on its way
+
+	interval time.Duration // as in Config
 
 	mu  sync.Mutex
 	cut map[[2]*labNode]bool // pairs that cannot reach each other
@@ -41,6 +44,7 @@ type labNode struct {
 	*lab
 	number  int
 	keys    *keys.Pair
+	knows   atomic.Pointer[swarm.List] // the list that this node has, kept while it is down
 	db      *storage.DB
 	rpc     *rpc.Service
 	replica *Replica
@@ -52,7 +56,7 @@ type labNode struct {
 var errUnreachable = errors.New("not reachable")
 
 func newLab(t testing.TB, nodes int) *lab {
-	l := &lab{t: t, dir: t.TempDir(), cut: make(map[[2]*labNode]bool), log: slog.New(slog.DiscardHandler)}
+	l := &lab{t: t, dir: t.TempDir(), cut: make(map[[2]*labNode]bool), log: slog.New(slog.DiscardHandler), delay: func() {}}
 	if os.Getenv("REPLICA_LOG") != "" {
 		l.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
@@ -63,8 +67,17 @@ func newLab(t testing.TB, nodes int) *lab {
 	return l
 }
 
-// swarms publishes a list in which node i is in the swarm that is given for it.
+// swarms publishes a list in which node i is in the swarm that is given for it, and
+// all nodes learn it.
 func (l *lab) swarms(ids ...swarm.ID) {
+	l.list.Store(l.listOf(ids...))
+	for _, n := range l.nodes {
+		n.learn(l.list.Load())
+	}
+}
+
+// listOf is such a list.
+func (l *lab) listOf(ids ...swarm.ID) *swarm.List {
 	list := &swarm.List{Height: 1}
 	for i, id := range ids {
 		n := l.nodes[i]
@@ -73,12 +86,21 @@ func (l *lab) swarms(ids ...swarm.ID) {
 			Address: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(i + 1), 1}), 22021),
 		})
 	}
-	l.list.Store(list)
-	for _, n := range l.nodes {
-		if n.up.Load() {
-			n.replica.ListChanged()
-		}
+	return list
+}
+
+// learn gives the node a list.
+func (n *labNode) learn(list *swarm.List) {
+	n.knows.Store(list)
+	if n.up.Load() {
+		n.replica.ListChanged()
 	}
+}
+
+// listIs reports whether an account is of a swarm by the last list published.
+func (l *lab) listIs(p person, id swarm.ID) bool {
+	home, _ := l.list.Load().Of(p.id)
+	return home == id
 }
 
 // start brings nodes up, with what their files hold.
@@ -92,13 +114,16 @@ func (l *lab) start(numbers ...int) {
 		}
 		n.db = db
 		n.replica = New(Config{
-			Self: n.keys.Ed25519(), DB: db, List: l.list.Load, Log: l.log.With("node", i),
+			Self: n.keys.Ed25519(), DB: db, List: n.knows.Load, Log: l.log.With("node", i),
+			Interval: l.interval,
 			Request: func(ctx context.Context, to swarm.Node, parts [][]byte) ([][]byte, error) {
+				l.delay()
 				peer := n.reach(to)
 				if peer == nil {
 					return nil, errUnreachable
 				}
 				answer := peer.replica.Serve(ctx, n.keys.Ed25519(), parts)
+				l.delay()
 				if n.reach(to) == nil {
 					return nil, errUnreachable
 				}
@@ -106,8 +131,9 @@ func (l *lab) start(numbers ...int) {
 			},
 		})
 		n.rpc = rpc.NewService(rpc.Config{
-			Keys: n.keys, DB: db, List: l.list.Load, Now: time.Now, Log: l.log.With("node", i),
+			Keys: n.keys, DB: db, List: n.knows.Load, Now: time.Now, Log: l.log.With("node", i),
 			Forward: func(ctx context.Context, to swarm.Node, method string, body []byte) ([][]byte, error) {
+				l.delay()
 				peer := n.reach(to)
 				if peer == nil {
 					n.replica.Behind(to.Ed25519)
@@ -156,18 +182,20 @@ func pair(a, b *labNode) [2]*labNode {
 	return [2]*labNode{a, b}
 }
 
+// reach gives the other node, nil when it cannot be reached from this one.
 func (n *labNode) reach(to swarm.Node) *labNode {
-	for _, peer := range n.nodes {
-		if peer.keys.Ed25519() == to.Ed25519 {
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			if !n.up.Load() || !peer.up.Load() || n.cut[pair(n, peer)] {
-				return nil
-			}
-			return peer
-		}
+	peer := n.node(to)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.up.Load() || !peer.up.Load() || n.cut[pair(n, peer)] {
+		return nil
 	}
-	return nil
+	return peer
+}
+
+// node finds the node that a list names.
+func (l *lab) node(named swarm.Node) *labNode {
+	return l.nodes[slices.IndexFunc(l.nodes, func(n *labNode) bool { return n.keys.Ed25519() == named.Ed25519 })]
 }
 
 // isolate cuts links between the given pairs and heals all others.

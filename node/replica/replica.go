@@ -262,7 +262,7 @@ func (r *Replica) follow(ctx context.Context, tasks *sync.WaitGroup) error {
 	v := newView(list, r.cfg.Self)
 	moved := known == nil || known.mine != v.mine || !slices.Equal(known.ids, v.ids)
 	if known == nil || known.span != v.span || known.mine != v.mine {
-		if err := r.cfg.DB.Track(v.owns); err != nil {
+		if err := r.cfg.DB.Track(v.owns, r.moves.start); err != nil {
 			return err
 		}
 	}

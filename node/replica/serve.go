@@ -164,7 +164,7 @@ func (r *Replica) answer(v *view, from [32]byte, what op, body []byte) ([]byte, 
 		return wanted, nil
 
 	case opPut:
-		return r.take(v, from, &q)
+		return r.take(v, &q)
 	}
 	return nil, errWire
 }
@@ -191,7 +191,7 @@ func (r *Replica) get(v *view, set storage.Set, keys [][]byte) ([]byte, error) {
 }
 
 // take merges what another node puts here.
-func (r *Replica) take(v *view, from [32]byte, q *reader) ([]byte, error) {
+func (r *Replica) take(v *view, q *reader) ([]byte, error) {
 	set := q.set()
 	var outcomes []byte
 	var batch []element
@@ -225,8 +225,9 @@ func (r *Replica) take(v *view, from [32]byte, q *reader) ([]byte, error) {
 		outcomes[places[i]] = byte(o)
 		news = news || o == storage.Kept
 	}
-	if news && !v.member(from) {
-		// From a swarm that is no longer responsible: the other members want it too.
+	if news {
+		// The other members want it too: whoever brings it may be of a swarm that is no
+		// longer responsible, or have left this one and not be heard by all any more.
 		r.mu.Lock()
 		for _, p := range r.peers {
 			poke(p.wanted)

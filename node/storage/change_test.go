@@ -133,7 +133,7 @@ func TestMergedInAnyOrder(t *testing.T) {
 		for order := range 6 {
 			db, c := testDB(t)
 			c.now = time.UnixMilli(2_500_000)
-			if err := db.Track(everyone); err != nil {
+			if err := db.Track(everyone, func() {}); err != nil {
 				t.Fatal(err)
 			}
 			for range 3 { // what was refused for want of something else is offered again
@@ -182,14 +182,16 @@ func TestSumsFollowEveryWrite(t *testing.T) {
 		t.Error("sums before Track")
 	}
 	onlyAlice := func(id account.ID) bool { return id == alice }
-	if err := db.Track(onlyAlice); err != nil {
+	outside := 0
+	count := func() { outside++ }
+	if err := db.Track(onlyAlice, count); err != nil {
 		t.Fatal(err)
 	}
 	check := func(what string) {
 		t.Helper()
 		got, ok := db.Roots()
 		branches := db.Branches(Messages, -1)
-		if err := db.Track(onlyAlice); err != nil || !ok {
+		if err := db.Track(onlyAlice, count); err != nil || !ok {
 			t.Fatal(err)
 		}
 		if want, _ := db.Roots(); got != want || branches != db.Branches(Messages, -1) {
@@ -200,6 +202,9 @@ func TestSumsFollowEveryWrite(t *testing.T) {
 	for i := range 50 {
 		db.mustStore(t, message(alice, 0, realHash(i)))
 		db.mustStore(t, message(bob, 0, realHash(100+i)))
+	}
+	if outside != 50 {
+		t.Errorf("told %d times of 50 messages outside the scope", outside)
 	}
 	check("stores")
 	for _, b := range db.Branches(Messages, -1) {
@@ -221,12 +226,20 @@ func TestSumsFollowEveryWrite(t *testing.T) {
 	db.Apply(Change{Owner: alice, Kind: Revoke, Tokens: make([][36]byte, 1)})
 	db.Apply(Change{Owner: alice, Kind: Unrevoke, Tokens: make([][36]byte, 1)})
 	check("tokens")
+	db.Apply(Change{Owner: bob, Kind: Delete, Hashes: []string{realHash(100)}})
+	check("a change outside the scope")
+	if outside != 51 {
+		t.Errorf("told %d times of 50 messages and a change outside the scope", outside)
+	}
 	c.now = time.UnixMilli(3_000_000)
 	db.Sweep()
 	check("the end of the messages")
 	c.now = time.UnixMilli(3_000_000 + MaxLife + 2*lifeSlack)
 	db.Sweep()
 	check("the end of the changes")
+	if outside != 51 {
+		t.Error("told of what went")
+	}
 	if roots, _ := db.Roots(); roots != ([Sets]Sum{}) {
 		t.Errorf("%x is left", roots)
 	}

@@ -31,7 +31,8 @@ func (s *Sum) sub(o Sum) { s[0] -= o[0]; s[1] -= o[1] }
 
 // sums are the sums of all parts whose keys begin with the same two bytes.
 type sums struct {
-	scope func(account.ID) bool
+	scope   func(account.ID) bool
+	outside func() // see Track
 
 	mu     sync.Mutex
 	whole  bool // everything that was there before has been added
@@ -59,15 +60,21 @@ func leafOf(key []byte) uint16 {
 	return binary.BigEndian.Uint16(b[:])
 }
 
+// apply takes in what was committed.
 func (s *sums) apply(list []delta) {
-	if s == nil || len(list) == 0 {
-		return
+	if s != nil && s.add(list) {
+		s.outside()
 	}
+}
+
+// add reports whether something came that is outside the scope.
+func (s *sums) add(list []delta) (outside bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range list {
 		d := &list[i]
 		if !s.scope(d.owner) {
+			outside = outside || d.sign > 0
 			continue
 		}
 		if d.sign > 0 {
@@ -78,6 +85,7 @@ func (s *sums) apply(list []delta) {
 			s.roots[d.set].sub(d.mark)
 		}
 	}
+	return outside
 }
 
 // mark stands for a message with everything in it that nodes can differ in.
@@ -97,8 +105,11 @@ func markOf(parts ...[]byte) Sum {
 // Track begins to keep sums of what belongs to the accounts in scope. It reads
 // the whole database once; what is written meanwhile counts. A later Track takes
 // the place of an earlier one. The sums take 2 MiB of memory.
-func (db *DB) Track(scope func(account.ID) bool) error {
-	s := &sums{scope: scope}
+//
+// outside is called after every commit that brought something of an account that is
+// not in scope. It must not block, and not use the database.
+func (db *DB) Track(scope func(account.ID) bool, outside func()) error {
+	s := &sums{scope: scope, outside: outside}
 	db.committing.Lock()
 	tx, err := db.bolt.Begin(false)
 	if err == nil {
@@ -149,7 +160,7 @@ func (db *DB) Track(scope func(account.ID) bool) error {
 // flush adds what has been collected once there is enough of it.
 func (t tables) flush(to *sums, enough int) {
 	if len(*t.sums) >= enough {
-		to.apply(*t.sums)
+		to.add(*t.sums)
 		*t.sums = (*t.sums)[:0]
 	}
 }
