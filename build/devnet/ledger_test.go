@@ -57,8 +57,6 @@ func startLedger(t *testing.T, nodes, spare int, params func(*ledger.Params)) *o
 // until waits for what the nodes say.
 func (l *onLedger) until(what string, done func(map[int]*api.NodeStatus) bool) {
 	l.t.Helper()
-	// Members that hear of a new swarm at different times compare again about a
-	// minute later.
 	ctx, cancel := context.WithTimeout(l.t.Context(), 4*time.Minute)
 	defer cancel()
 	began := time.Now()
@@ -101,40 +99,83 @@ func (l *onLedger) ask(k int, method string, params map[string]any) (map[string]
 	return answer, json.Unmarshal(text, &answer)
 }
 
-// members are the numbers of the running nodes that keep somebody's messages, as
-// one of the nodes has it.
-func (l *onLedger) members(at int, p person) (numbers []int) {
-	l.t.Helper()
-	list, err := l.ListOf(l.t.Context(), at)
-	if err != nil {
-		l.t.Fatal(err)
+// agreed is the list that all running nodes have, nil while they have different ones.
+func (l *onLedger) agreed() (list *swarm.List) {
+	ctx, cancel := context.WithTimeout(l.t.Context(), 10*time.Second)
+	defer cancel()
+	for _, k := range l.Running() {
+		next, err := l.ListOf(ctx, k)
+		if err != nil || list != nil && next.Hash != list.Hash {
+			return nil
+		}
+		list = next
 	}
+	return list
+}
+
+// untilListed waits until all running nodes have the same list, and it is as wanted.
+func (l *onLedger) untilListed(what string, is func(*swarm.List) bool) {
+	l.t.Helper()
+	l.until(what, func(map[int]*api.NodeStatus) bool {
+		list := l.agreed()
+		return list != nil && is(list)
+	})
+}
+
+// members are the numbers of the running nodes that keep somebody's messages.
+func (l *onLedger) members(list *swarm.List, p person) (numbers []int) {
 	_, nodes := list.Of(p.id)
 	for _, n := range nodes {
 		if k := l.Number(n.Address); l.PID(k) != 0 {
 			numbers = append(numbers, k)
 		}
 	}
-	if len(numbers) == 0 {
-		l.t.Fatalf("nobody keeps the messages of %x", p.id)
-	}
 	return numbers
 }
 
-// write stores a message at the first member of the person's swarm.
-func (l *onLedger) write(at int, p person, text string) {
+// write stores a message for everybody, each at one member of their swarm.
+func (l *onLedger) write(people []person, what string) {
 	l.t.Helper()
-	if _, err := l.ask(l.members(at, p)[0], "store", storeFor(p, text)); err != nil {
-		l.t.Fatalf("storing: %v", err)
-	}
+	written := 0
+	l.untilListed("members to take the "+what+" messages", func(list *swarm.List) bool {
+		for ; written < len(people); written++ {
+			p := people[written]
+			if !slices.ContainsFunc(l.members(list, p), func(k int) bool {
+				_, err := l.ask(k, "store", storeFor(p, fmt.Sprint(what, " ", written)))
+				return err == nil
+			}) {
+				return false
+			}
+		}
+		return true
+	})
 }
 
-// reads waits until a node gives the message.
-func (l *onLedger) reads(k int, p person, text string) {
+// hold waits until all running members of everybody's swarms give what was written.
+// Who they are may change meanwhile, and a node that was away goes by the list that it
+// knew until it has heard of what came later.
+func (l *onLedger) hold(people []person, written ...string) {
 	l.t.Helper()
-	l.until(fmt.Sprintf("node %d to have the message", k), func(map[int]*api.NodeStatus) bool {
-		answer, err := l.ask(k, "retrieve", retrieveOf(p))
-		return err == nil && slices.Contains(textsOf(answer), text)
+	l.untilListed(fmt.Sprint("all members to have ", written), func(list *swarm.List) bool {
+		for i, p := range people {
+			members := l.members(list, p)
+			for _, k := range members {
+				answer, err := l.ask(k, "retrieve", retrieveOf(p))
+				if err != nil {
+					return false
+				}
+				texts := textsOf(answer)
+				for _, what := range written {
+					if !slices.Contains(texts, fmt.Sprint(what, " ", i)) {
+						return false
+					}
+				}
+			}
+			if len(members) == 0 {
+				return false
+			}
+		}
+		return true
 	})
 }
 
@@ -162,13 +203,8 @@ func TestSevenProcessesOnALedger(t *testing.T) {
 				t.Errorf("node %d has another list than node 1 (%v)", k, err)
 			}
 		}
-		for i, p := range people {
-			text := fmt.Sprint("first ", i)
-			l.write(1, p, text)
-			for _, k := range l.members(1, p) {
-				l.reads(k, p, text)
-			}
-		}
+		l.write(people, "first")
+		l.hold(people, "first")
 	})
 
 	t.Run("one is killed, voted out, and comes back with what it missed", func(t *testing.T) {
@@ -180,75 +216,66 @@ func TestSevenProcessesOnALedger(t *testing.T) {
 		l.until("node 7 to be out of service", func(s map[int]*api.NodeStatus) bool {
 			return s[1] != nil && s[1].Ledger.Active == 6
 		})
-		l.until("all to be in swarms without it", func(s map[int]*api.NodeStatus) bool {
-			list, err := l.ListOf(t.Context(), 2)
-			if err != nil {
-				return false
-			}
-			gone, ok := list.Find(l.Keys(7).Ed25519())
-			return ok && gone.Swarm == swarm.None
-		})
-		for i, p := range people {
-			l.write(1, p, fmt.Sprint("second ", i))
+		swarmOf7 := func(list *swarm.List) swarm.ID {
+			node, _ := list.Find(l.Keys(7).Ed25519())
+			return node.Swarm
 		}
+		l.untilListed("all to be in swarms without it", func(list *swarm.List) bool { return swarmOf7(list) == swarm.None })
+		l.write(people, "second")
 		if err := l.Launch(7); err != nil {
 			t.Fatal(err)
 		}
-		l.until("node 7 to be back in service", func(s map[int]*api.NodeStatus) bool {
-			return s[7] != nil && s[7].Ready && s[7].Ledger.Standing == ledger.Active.String() && s[1] != nil && s[1].Ledger.Active == 7
-		})
-		for i, p := range people {
-			for _, k := range l.members(7, p) {
-				l.reads(k, p, fmt.Sprint("first ", i))
-				l.reads(k, p, fmt.Sprint("second ", i))
-			}
-		}
+		l.untilListed("node 7 to be back in service", func(list *swarm.List) bool { return swarmOf7(list) != swarm.None })
+		l.hold(people, "first", "second")
 	})
 
 	t.Run("three are killed: blocks stop, messages do not", func(t *testing.T) {
 		l := l.in(t)
-		for _, k := range []int{5, 6, 7} {
+		// One of each swarm stays.
+		var stay, leave []int
+		l.untilListed("all to be in service", func(list *swarm.List) bool {
+			stay, leave = nil, nil
+			for _, id := range list.Swarms() {
+				for i, m := range list.Members(id) {
+					if k := l.Number(m.Address); i == 0 || len(leave) == 3 {
+						stay = append(stay, k)
+					} else {
+						leave = append(leave, k)
+					}
+				}
+			}
+			return len(stay)+len(leave) == 7
+		})
+		for _, k := range leave {
 			if err := l.Kill(k); err != nil {
 				t.Fatal(err)
 			}
 		}
 		l.until("all others to say that the ledger stands still", func(s map[int]*api.NodeStatus) bool {
-			for k := 1; k <= 4; k++ {
-				if s[k] == nil || !s[k].Ledger.Halted || s[k].Ledger.Trouble == "" || s[k].Trouble == "" || !s[k].Ready {
-					return false
-				}
-			}
-			return true
+			return !slices.ContainsFunc(stay, func(k int) bool {
+				return s[k] == nil || !s[k].Ledger.Halted || s[k].Ledger.Trouble == "" || s[k].Trouble == "" || !s[k].Ready
+			})
 		})
-		before := l.heights(4)
-		for i, p := range people {
-			text := fmt.Sprint("third ", i)
-			l.write(1, p, text)
-			for _, k := range l.members(1, p) {
-				l.reads(k, p, text)
-			}
-		}
-		if after := l.heights(4); !slices.Equal(before, after) {
+		before := l.heights(stay)
+		l.write(people, "third")
+		l.hold(people, "third")
+		if after := l.heights(stay); !slices.Equal(before, after) {
 			t.Errorf("blocks came though more than a third is away: %v, then %v", before, after)
 		}
-		for _, k := range []int{5, 6, 7} {
+		for _, k := range leave {
 			if err := l.Launch(k); err != nil {
 				t.Fatal(err)
 			}
 		}
 		l.until("blocks to come again, and nobody to be in trouble", func(s map[int]*api.NodeStatus) bool {
 			for k := 1; k <= 7; k++ {
-				if s[k] == nil || s[k].Ledger.Halted || !s[k].Ready {
+				if s[k] == nil || s[k].Ledger.Halted || !s[k].Ready || s[k].Ledger.Height <= before[0]+2 {
 					return false
 				}
 			}
-			return s[1].Ledger.Height > before[0]+2
+			return true
 		})
-		for i, p := range people {
-			for _, k := range l.members(1, p) {
-				l.reads(k, p, fmt.Sprint("third ", i))
-			}
-		}
+		l.hold(people, "first", "second", "third")
 	})
 
 	t.Run("two that hang for a while are overtaken, and do not fork the ledger", func(t *testing.T) {
@@ -279,10 +306,9 @@ func (l *onLedger) signal(what syscall.Signal, numbers ...int) {
 	}
 }
 
-// heights are those of the nodes 1 to n.
-func (l *onLedger) heights(n int) (all []int64) {
+func (l *onLedger) heights(of []int) (all []int64) {
 	l.t.Helper()
-	for k := 1; k <= n; k++ {
+	for _, k := range of {
 		s, err := l.Status(l.t.Context(), k)
 		if err != nil {
 			l.t.Fatal(err)
