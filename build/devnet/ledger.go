@@ -179,7 +179,7 @@ func (n *LedgerNetwork) begin(cfg LedgerConfig) error {
 		g.Nodes = append(g.Nodes, ledger.GenesisNode{
 			Node: ledger.HexKey(pair.Ed25519()), Consensus: ledger.HexKey(engine.ConsensusKey(pair).Ed25519()),
 			Beacon: ledger.HexKey(engine.BeaconKey(pair).Public()), Operator: ledger.HexKey(engine.WalletKey(pair).Ed25519()),
-			Endpoint: ledger.GenesisEndpoint{IP: at.Addr(), HTTPS: at.Port(), QUIC: at.Port(), Ledger: n.ledgerAddress(k).Port(), Version: [3]uint8{2, 8, 0}},
+			Endpoint: ledger.GenesisEndpoint{IP: at.Addr(), HTTPS: at.Port(), QUIC: at.Port(), Ledger: n.ledgerAddress(k).Port(), Version: swarm.Version},
 		})
 	}
 	if err := g.Check(); err != nil {

@@ -60,30 +60,30 @@ const (
 )
 
 func (l *Listed) code(c *coder) {
-	var fixed [51 + 2]byte
+	var fixed [swarm.RecordSize + 2]byte
 	if !c.reading {
-		b := append(fixed[:0], l.Key[:]...)
-		b = binary.BigEndian.AppendUint64(b, uint64(l.Swarm))
-		ip := l.Endpoint.IP.As4()
-		b = append(b, ip[:]...)
-		b = binary.BigEndian.AppendUint16(b, l.Endpoint.HTTPS)
-		b = binary.BigEndian.AppendUint16(b, l.Endpoint.QUIC)
-		b = append(b, l.Endpoint.Version[:]...)
+		b := l.node().AppendRecord(fixed[:0])
 		binary.BigEndian.AppendUint16(b, l.Endpoint.Ledger)
 	}
 	c.fixed(fixed[:])
 	if c.reading {
-		l.Key = Key(fixed[:32])
-		l.Swarm = swarm.ID(binary.BigEndian.Uint64(fixed[32:]))
+		n := swarm.DecodeRecord([swarm.RecordSize]byte(fixed[:]))
+		l.Key, l.Swarm = n.Ed25519, n.Swarm
 		l.Endpoint = Endpoint{
-			IP:      netip.AddrFrom4([4]byte(fixed[40:])),
-			HTTPS:   binary.BigEndian.Uint16(fixed[44:]),
-			QUIC:    binary.BigEndian.Uint16(fixed[46:]),
-			Version: [3]uint8(fixed[48:]),
-			Ledger:  binary.BigEndian.Uint16(fixed[51:]),
+			IP: n.Address.Addr(), HTTPS: n.Address.Port(), QUIC: n.QUIC, Version: n.Version,
+			Ledger: binary.BigEndian.Uint16(fixed[swarm.RecordSize:]),
 		}
 	}
 	number(c, &l.UnlockHeight)
+}
+
+// node is what everything that asks for nodes uses, without the key that follows
+// from the node's.
+func (l *Listed) node() swarm.Node {
+	return swarm.Node{
+		Ed25519: l.Key, Swarm: l.Swarm, Address: netip.AddrPortFrom(l.Endpoint.IP, l.Endpoint.HTTPS),
+		QUIC: l.Endpoint.QUIC, Version: l.Endpoint.Version, RequestedUnlockHeight: l.UnlockHeight,
+	}
 }
 
 // Active returns the active nodes as a list has them, by ascending key.
@@ -139,10 +139,9 @@ func DecodeList(b []byte, head ListHead) (*swarm.List, []Listed, error) {
 		if err != nil {
 			return nil, nil, fmt.Errorf("%w: node %x: %w", ErrMalformed, n.Key[:4], err)
 		}
-		l.Nodes = append(l.Nodes, swarm.Node{
-			Ed25519: n.Key, X25519: x, Swarm: n.Swarm, RequestedUnlockHeight: n.UnlockHeight,
-			Address: netip.AddrPortFrom(n.Endpoint.IP, n.Endpoint.HTTPS),
-		})
+		listed := n.node()
+		listed.X25519 = x
+		l.Nodes = append(l.Nodes, listed)
 	}
 	return l, nodes, nil
 }

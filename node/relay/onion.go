@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -73,6 +74,9 @@ func (s *Server) layer(ctx context.Context, layer onion.Layer) answer {
 			return s.seal(ctx, layer, http.StatusServiceUnavailable, textNotReady, inner.JSON, inner.Base64)
 		}
 		resp := s.cfg.Storage.Handle(rpc.WithOnion(ctx, slotOf(ctx).park), inner.Body)
+		if b, ok := resp.Body.(rpc.Binary); ok {
+			resp.Body = base64.StdEncoding.EncodeToString(b)
+		}
 		return s.seal(ctx, layer, resp.Status, resp.Body, inner.JSON, inner.Base64)
 	case *onion.Node:
 		return s.passOn(ctx, inner)

@@ -565,6 +565,12 @@ func (s *Server) storageRequest(ctx context.Context, body []byte) answer {
 	if t, ok := resp.Body.(string); ok {
 		return text(resp.Status, t)
 	}
+	if b, ok := resp.Body.(rpc.Binary); ok {
+		if !shareOf(ctx).grow(int64(len(b))) {
+			return busy
+		}
+		return answer{status: resp.Status, body: b, contentType: "application/octet-stream"}
+	}
 	b, err := compactJSON(resp.Body)
 	if err != nil {
 		s.cfg.Log.Error("writing a storage answer", "error", err)

@@ -35,6 +35,13 @@ func parseGetSwarm(p *params) (work, error) {
 	}, nil
 }
 
+// parseActiveNodes reads a request for the binary list, with which newer clients
+// keep their node list fresh. They send the parameters of get_service_nodes along,
+// which change nothing.
+func parseActiveNodes(*params) (work, error) {
+	return func(c *call) wait { return done(statusOK, Binary(c.list.Records())) }, nil
+}
+
 // ledgerEndpoint is that of our own ledger (package hearth/node/ledger/light).
 const ledgerEndpoint = "hearth_ledger"
 

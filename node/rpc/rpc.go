@@ -70,11 +70,15 @@ type Config struct {
 }
 
 // Response is an answer: a status code of HTTP and a body, either a string, sent
-// as plain text, or a value for encoding/json.
+// as plain text, a [Binary], or a value for encoding/json.
 type Response struct {
 	Status int
 	Body   any
 }
+
+// Binary is a body of bytes. It travels as they are, and within JSON and onions as
+// text in base64 (storage server, wrap_proxy_response).
+type Binary []byte
 
 // Service answers storage requests. Its methods may be used by several
 // goroutines at once.
@@ -183,6 +187,7 @@ func init() { // because batch looks into the table that it is in
 		"get_swarm":             {parse: parseGetSwarm},
 		"get_snodes_for_pubkey": {parse: parseGetSwarm},
 		"info":                  {parse: parseInfo},
+		"active_nodes_bin":      {parse: parseActiveNodes},
 		"oxend_request":         {parse: parseOxendRequest},
 
 		"batch":    {parse: parseBatch, meta: true},

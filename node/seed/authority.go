@@ -382,7 +382,7 @@ func (a *Authority) publish() {
 	list := &swarm.List{Height: a.height, Hash: a.hash}
 	for _, key := range a.sorted() {
 		m := a.nodes[key]
-		list.Nodes = append(list.Nodes, swarm.Node{Ed25519: key, X25519: m.x25519, Address: m.address, Swarm: m.swarm})
+		list.Nodes = append(list.Nodes, swarm.Node{Ed25519: key, X25519: m.x25519, Address: m.address, Swarm: m.swarm, QUIC: m.address.Port(), Version: swarm.Version})
 	}
 	a.list.Store(list)
 }

@@ -42,10 +42,12 @@ type Client struct {
 	http *http.Client
 }
 
-// clientFields are those that Session desktop asks for, and the swarm.
+// clientFields are those that Session desktop asks for, the swarm, and what nodes
+// pass on to clients of the binary list.
 var clientFields = map[string]bool{
 	"public_ip": true, "storage_port": true, "pubkey_x25519": true, "pubkey_ed25519": true,
 	"requested_unlock_height": true, "swarm_id": true, "height": true,
+	"storage_lmq_port": true, "storage_server_version": true,
 }
 
 // ServiceNodes returns the active nodes: those that a client builds paths from.

@@ -138,10 +138,10 @@ func TestJSONRPC(t *testing.T) {
 func TestServiceNodes(t *testing.T) {
 	list := &swarm.List{Height: 7, Hash: [32]byte{0xab}}
 	for k := 1; k <= 4; k++ {
-		list.Nodes = append(list.Nodes, swarm.Node{Ed25519: pairNo(k).Ed25519(), X25519: pairNo(k).X25519(), Address: addrNo(k), Swarm: swarm.ID(k % 2)})
+		list.Nodes = append(list.Nodes, swarm.Node{Ed25519: pairNo(k).Ed25519(), X25519: pairNo(k).X25519(), Address: addrNo(k), Swarm: swarm.ID(k % 2), QUIC: uint16(22100 + k), Version: swarm.Version})
 	}
 	list.Nodes[3].Swarm = swarm.None
-	all := []string{"active", "funded", "payable", "pubkey_ed25519", "pubkey_x25519", "public_ip", "requested_unlock_height", "service_node_pubkey", "storage_port", "swarm", "swarm_id"}
+	all := []string{"active", "funded", "payable", "pubkey_ed25519", "pubkey_x25519", "public_ip", "requested_unlock_height", "service_node_pubkey", "storage_lmq_port", "storage_port", "storage_server_version", "swarm", "swarm_id"}
 	hash := fmt.Sprintf("%x", list.Hash)
 	key := pairNo(2).Ed25519()
 	tests := []struct {
@@ -155,7 +155,7 @@ func TestServiceNodes(t *testing.T) {
 		{"an empty list of fields", `{"fields":[]}`, 4, all, []string{"hardfork", "snode_revision", "target_height"}},
 		{"a list of fields", `{"fields":["public_ip","swarm_id"]}`, 4, []string{"public_ip", "swarm_id"}, nil},
 		{"a list of fields for the top", `{"fields":["public_ip","hardfork"]}`, 4, []string{"public_ip"}, []string{"hardfork"}},
-		{"all but some", `{"fields":["all","-swarm","-swarm_id","-hardfork"]}`, 4, all[:9], []string{"snode_revision", "target_height"}},
+		{"all but some", `{"fields":["all","-swarm","-swarm_id","-hardfork"]}`, 4, all[:11], []string{"snode_revision", "target_height"}},
 		{"a minus without all", `{"fields":["-swarm","public_ip"]}`, 4, []string{"public_ip"}, nil},
 		{"an object of fields", `{"fields":{"public_ip":true,"swarm":false}}`, 4, []string{"public_ip"}, nil},
 		{"an object in which nothing is true", `{"fields":{"public_ip":false}}`, 4, all, []string{"hardfork", "snode_revision", "target_height"}},
@@ -209,7 +209,7 @@ func TestServiceNodes(t *testing.T) {
 			one := &swarm.List{Nodes: []swarm.Node{list.Nodes[0]}}
 			one.Nodes[0].Swarm = id
 			for _, field := range []string{"swarm", "swarm_id"} {
-				b, err := ServiceNodes(one, json.RawMessage(`{"fields":["pubkey_ed25519","pubkey_x25519","public_ip","storage_port","`+field+`"]}`))
+				b, err := ServiceNodes(one, json.RawMessage(`{"fields":["pubkey_ed25519","pubkey_x25519","public_ip","storage_port","storage_lmq_port","storage_server_version","`+field+`"]}`))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -233,7 +233,7 @@ func sortedKeys(m map[string]json.RawMessage) (names []string) {
 // entry is a node's JSON with one thing replaced.
 func entry(old, new string) string {
 	ed, x := pairNo(1).Ed25519(), pairNo(1).X25519()
-	e := fmt.Sprintf(`{"public_ip":"192.0.2.7","storage_port":22021,"pubkey_ed25519":"%x","pubkey_x25519":"%x","requested_unlock_height":5,"swarm_id":9}`, ed, x)
+	e := fmt.Sprintf(`{"public_ip":"192.0.2.7","storage_port":22021,"pubkey_ed25519":"%x","pubkey_x25519":"%x","requested_unlock_height":5,"storage_lmq_port":22020,"storage_server_version":[2,300,-1,7],"swarm_id":9}`, ed, x)
 	return strings.Replace(e, old, new, 1)
 }
 
@@ -242,7 +242,7 @@ func TestParseServiceNodes(t *testing.T) {
 	if err != nil || good.Height != 3 || len(good.Nodes) != 1 {
 		t.Fatalf("got %+v, %v", good, err)
 	}
-	want := swarm.Node{Ed25519: pairNo(1).Ed25519(), X25519: pairNo(1).X25519(), Swarm: 9, RequestedUnlockHeight: 5}
+	want := swarm.Node{Ed25519: pairNo(1).Ed25519(), X25519: pairNo(1).X25519(), Swarm: 9, RequestedUnlockHeight: 5, QUIC: 22020, Version: [3]uint8{2, 255, 0}}
 	want.Address = good.Nodes[0].Address
 	if good.Nodes[0] != want || want.Address.String() != "192.0.2.7:22021" {
 		t.Errorf("got %+v", good.Nodes[0])

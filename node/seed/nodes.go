@@ -227,6 +227,8 @@ func (q *query) describe(n swarm.Node) map[string]any {
 		"swarm":                   n.Swarm.String(),
 		"public_ip":               n.Address.Addr().String(),
 		"storage_port":            n.Address.Port(),
+		"storage_lmq_port":        n.QUIC,
+		"storage_server_version":  n.Version,
 	}
 	for field := range d {
 		if !q.wants(field) {
@@ -296,6 +298,8 @@ func parseNode(raw json.RawMessage) (n swarm.Node, ok bool) {
 		SwarmID *uint64 `json:"swarm_id"`
 		Swarm   string  `json:"swarm"`
 		Unlock  uint64  `json:"requested_unlock_height"`
+		QUIC    uint16  `json:"storage_lmq_port"`
+		Version []int   `json:"storage_server_version"`
 	}
 	if json.Unmarshal(raw, &e) != nil {
 		return n, false
@@ -305,7 +309,10 @@ func parseNode(raw json.RawMessage) (n swarm.Node, ok bool) {
 	n.Ed25519, errEd = parseKey(e.Ed25519)
 	n.X25519, errX = parseKey(e.X25519)
 	n.Address = netip.AddrPortFrom(ip, e.Port)
-	n.RequestedUnlockHeight = e.Unlock
+	n.RequestedUnlockHeight, n.QUIC = e.Unlock, e.QUIC
+	for i, v := range e.Version[:min(len(e.Version), len(n.Version))] {
+		n.Version[i] = uint8(max(0, min(v, 255))) // as the storage server writes it
+	}
 	n.Swarm = swarm.None
 	if e.SwarmID != nil {
 		n.Swarm = swarm.ID(*e.SwarmID)

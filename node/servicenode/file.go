@@ -83,7 +83,7 @@ func ParseFile(text []byte, rules swarm.Rules) (*swarm.List, error) {
 		if len(list.Nodes) == maxFileNodes {
 			return nil, bad("too many nodes")
 		}
-		list.Nodes = append(list.Nodes, swarm.Node{Ed25519: [32]byte(key), X25519: x25519, Address: at})
+		list.Nodes = append(list.Nodes, swarm.Node{Ed25519: [32]byte(key), X25519: x25519, Address: at, QUIC: at.Port(), Version: swarm.Version})
 	}
 	slices.SortFunc(list.Nodes, func(a, b swarm.Node) int { return bytes.Compare(a.Ed25519[:], b.Ed25519[:]) })
 	hash := sha256.New()

@@ -67,6 +67,11 @@ type Node struct {
 	Address netip.AddrPort // public IPv4 address and HTTPS port
 	Swarm   ID             // None when it is in no swarm
 
+	// QUIC is the port for OxenMQ and QUIC, Version the storage server whose behaviour
+	// the node has. Both are 0 when the list did not say.
+	QUIC    uint16
+	Version [3]uint8
+
 	// RequestedUnlockHeight is the block at which the node's stake unlocks, 0
 	// when nobody asked for it. Clients avoid guards that are about to leave.
 	RequestedUnlockHeight uint64

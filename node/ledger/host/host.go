@@ -243,7 +243,10 @@ func listOf(s *engine.State) (*swarm.List, error) {
 		outside.Write(n.Key[:])
 		outside.Write([]byte(address.String()))
 		outside.Write(binary.BigEndian.AppendUint64(nil, n.UnlockHeight))
-		list.Nodes = append(list.Nodes, swarm.Node{Ed25519: n.Key, X25519: x, Address: address, Swarm: swarm.None, RequestedUnlockHeight: n.UnlockHeight})
+		list.Nodes = append(list.Nodes, swarm.Node{
+			Ed25519: n.Key, X25519: x, Address: address, Swarm: swarm.None,
+			QUIC: n.Endpoint.QUIC, Version: n.Endpoint.Version, RequestedUnlockHeight: n.UnlockHeight,
+		})
 	}
 	if found {
 		list.Hash = [32]byte(outside.Sum(nil))
@@ -283,11 +286,8 @@ func (h *Host) Prove(params json.RawMessage) (json.RawMessage, error) {
 	return light.Answer(context.Background(), h.engine, params)
 }
 
-// version is that of the storage server whose behaviour the node has.
-var version = [3]uint8{2, 8, 0}
-
 func (h *Host) endpoint(at netip.AddrPort) ledger.Endpoint {
-	return ledger.Endpoint{IP: at.Addr(), HTTPS: at.Port(), QUIC: at.Port(), Ledger: h.port, Version: version}
+	return ledger.Endpoint{IP: at.Addr(), HTTPS: at.Port(), QUIC: at.Port(), Ledger: h.port, Version: swarm.Version}
 }
 
 func (h *Host) submit(tx *ledger.Tx, signer ledger.Signer) error {

@@ -38,7 +38,7 @@ func genesis(n int, ports []uint16, change func(*ledger.Params)) *ledger.Genesis
 		g.Nodes = append(g.Nodes, ledger.GenesisNode{
 			Node: ledger.HexKey(node.Ed25519()), Consensus: ledger.HexKey(engine.ConsensusKey(node).Ed25519()), Beacon: ledger.HexKey(engine.BeaconKey(node).Public()),
 			Operator: ledger.HexKey(engine.WalletKey(node).Ed25519()),
-			Endpoint: ledger.GenesisEndpoint{IP: address(k).Addr(), HTTPS: address(k).Port(), QUIC: address(k).Port(), Ledger: ports[k], Version: version},
+			Endpoint: ledger.GenesisEndpoint{IP: address(k).Addr(), HTTPS: address(k).Port(), QUIC: address(k).Port(), Ledger: ports[k], Version: swarm.Version},
 		})
 	}
 	return g
