@@ -23,6 +23,7 @@ import (
 	"hearth/node/keys"
 	"hearth/node/ledger"
 	"hearth/node/ledger/engine"
+	"hearth/node/ledger/light"
 	"hearth/node/seed"
 	"hearth/node/swarm"
 )
@@ -51,6 +52,7 @@ type LedgerConfig struct {
 	Test        time.Duration // between two tests of a node; 10 s when zero
 	Unreachable time.Duration // of failed tests until a node is voted out; a minute when zero
 	Params      func(*ledger.Params)
+	Began       time.Time // when the ledger began; now when zero
 	Args        func(k int) []string
 }
 
@@ -159,7 +161,10 @@ func (n *LedgerNetwork) begin(cfg LedgerConfig) error {
 			return err
 		}
 	}
-	g := &ledger.Genesis{Chain: "devnet-" + strconv.FormatInt(time.Now().Unix(), 36), Time: time.Now().Unix(), Params: ledger.DefaultParams(), Pool: 1_000_000 * ledger.Coin}
+	if cfg.Began.IsZero() {
+		cfg.Began = time.Now()
+	}
+	g := &ledger.Genesis{Chain: "devnet-" + strconv.FormatInt(time.Now().Unix(), 36), Time: cfg.Began.Unix(), Params: ledger.DefaultParams(), Pool: 1_000_000 * ledger.Coin}
 	p := &g.Params
 	p.Private, p.Epoch, p.EndpointPause, p.PayableAfter = 1, uint64(cfg.Epoch/time.Second), 0, 0
 	p.Requirement = 1000 * ledger.Coin
@@ -255,6 +260,16 @@ func (n *LedgerNetwork) ListOf(ctx context.Context, k int) (*swarm.List, error) 
 	}
 	defer c.Close()
 	return c.Poll(ctx, nil)
+}
+
+// Anchor is the newest header as node k has it, for a messenger that trusts node k.
+func (n *LedgerNetwork) Anchor(ctx context.Context, k int) (a light.Anchor, err error) {
+	s, err := n.Status(ctx, k)
+	if err != nil {
+		return a, err
+	}
+	a.Chain = s.Ledger.GetChain()
+	return a, a.Trust.UnmarshalText([]byte(s.Ledger.GetTrust()))
 }
 
 // Running are the numbers of the nodes that run.

@@ -29,6 +29,8 @@ func stakeCommands() []*command {
 			more: []string{"Without NODE it is this device's node. The node stays in service for a while; then all of its contributors are paid back."}},
 		{name: "rewards", service: "ledger", summary: "shows the wallet and what the nodes have earned for it", run: (*Console).rewards},
 		{name: "claim", service: "ledger", arguments: "[NODE]", summary: "pays out what a node has earned, to all who have a stake in it", slow: true, run: (*Console).claim},
+		{name: "trust", service: "ledger", summary: "shows the header with which a messenger elsewhere can begin to prove the list of nodes", run: (*Console).trust,
+			more: []string{"Who is asked for it should know you: whoever begins with a false header believes in false nodes."}},
 		{name: "pay", service: "ledger", arguments: "WALLET COINS", summary: "pays coins to another wallet, after a question", slow: true, run: (*Console).payCoins},
 	}
 }
@@ -65,6 +67,27 @@ func (c *Console) rewards(ctx context.Context, _ string) error {
 		lines = append(lines, fmt.Sprintf("A node needs a stake of %s coins. Others pay coins to the address above.", ledger.Coins(w.GetRequirement())))
 	}
 	c.term.print(lines...)
+	return nil
+}
+
+func (c *Console) trust(ctx context.Context, _ string) error {
+	s, err := c.cfg.Node.Status(ctx, &api.NodeStatusRequest{})
+	if err != nil {
+		return serviceError{"node", err}
+	}
+	l := s.GetLedger()
+	switch {
+	case l == nil:
+		return usageError("This device's network has no ledger: nobody stakes there.")
+	case l.GetTrust() == "":
+		return usageError("The ledger has not begun here.")
+	case l.GetSyncing():
+		return usageError("This node still fetches older blocks. Try again when it has caught up.")
+	}
+	c.term.print(
+		l.GetChain()+":"+l.GetTrust(),
+		"Who trusts this device gives it to `hearth chat -trust`, or to a device as hearth.trust. It is good for 9 days.",
+	)
 	return nil
 }
 

@@ -47,7 +47,11 @@ func runLedger(ctx context.Context, out io.Writer, cfg devnet.LedgerConfig) (err
 		return err
 	}
 	fmt.Fprintf(out, "chain  %s, an epoch of %v\nlist   %s at any node; pin of node 1  %x\n", network.Genesis().Chain, cfg.Epoch, network.SeedURL(1), pin)
-	fmt.Fprintf(out, "talk   go run ./initramfs/cmd/hearth chat -developer -dir /tmp/alice -seed %s -seed-pin %x\n", network.SeedURL(1), pin)
+	anchor, err := network.Anchor(ctx, 1)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "talk   go run ./initramfs/cmd/hearth chat -developer -dir /tmp/alice -seed %s -seed-pin %x -trust %v\n", network.SeedURL(1), pin, anchor)
 	fmt.Fprintf(out, "break  kill -9 one of the processes; a line below says what the ledger makes of it\n")
 	fmt.Fprintf(out, "ready after %.1f s; Ctrl-C ends it\n", time.Since(began).Seconds())
 	tick := time.NewTicker(newsEvery)

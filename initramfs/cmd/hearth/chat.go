@@ -31,6 +31,7 @@ import (
 type chatFlags struct {
 	vault   vaultFlags
 	network networkFlags
+	trust   trustFlags
 	dir     string
 	devnet  string
 	poll    time.Duration
@@ -57,6 +58,7 @@ func runChat(ctx context.Context, args []string) error {
 	flags.StringVar(&f.vault.tpm, "tpm", "/dev/tpmrm0", "TPM 2.0 `device` that seals the account, or the socket of a software TPM")
 	flags.BoolVar(&f.vault.developer, "developer", false, "work without a TPM: the keys in -dir are NOT protected")
 	f.network.add(flags)
+	f.trust.add(flags)
 	flags.StringVar(&f.devnet, "devnet", "", "use a network on this machine: the `folder` of build/cmd/devnet, or the URL of its seed, which needs no pin")
 	flags.DurationVar(&f.poll, "poll", messenger.DefaultPollInterval, "time between looks into the own swarm")
 	flags.StringVar(&f.name, "name", "", "what to call oneself in messages")
@@ -143,10 +145,15 @@ func chat(ctx context.Context, f chatFlags) (err error) {
 	if err != nil {
 		return err
 	}
+	proven, err := f.trust.open(f.dir, log)
+	if err != nil {
+		return err
+	}
 	m, err := messenger.New(messenger.Config{
 		Vault:        keeper.Client(),
 		DBPath:       filepath.Join(f.dir, "messenger.db"),
 		Seeds:        sources,
+		Ledger:       proven,
 		Dial:         dial,
 		Log:          log,
 		PollInterval: f.poll,

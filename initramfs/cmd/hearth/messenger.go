@@ -23,6 +23,8 @@ func runMessenger(ctx context.Context, args []string) error {
 	dir := flags.String("dir", "/data/messenger", "folder of the database")
 	var network networkFlags
 	network.add(flags)
+	var trust trustFlags
+	trust.add(flags)
 	vaultSocket := flags.String("vault", "/run/hearth/vault.sock", "socket of the vault")
 	nodeSocket := flags.String("node", "", "socket of the service node on this machine, which is then kept out of the paths")
 	apiSocket := flags.String("api", "/run/hearth/messenger.sock", "socket to serve")
@@ -64,11 +66,16 @@ func runMessenger(ctx context.Context, args []string) error {
 		node = api.NewNodeClient(conn)
 	}
 
+	proven, err := trust.open(*dir, log)
+	if err != nil {
+		return err
+	}
 	m, err := messenger.New(messenger.Config{
 		Vault:        api.NewVaultClient(vault),
 		Node:         node,
 		DBPath:       filepath.Join(*dir, "messenger.db"),
 		Seeds:        sources,
+		Ledger:       proven,
 		Dial:         dial,
 		Log:          log,
 		PollInterval: *poll,

@@ -3,12 +3,18 @@ package main
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"strings"
+	"time"
 
+	"hearth/node/ledger/light"
+	"hearth/node/messenger"
 	"hearth/node/seed"
 )
 
@@ -17,6 +23,30 @@ type networkFlags struct {
 	seeds, pins []string
 	gateway     string
 	verbose     bool
+}
+
+// trustFlags are what a messenger has to know where the nodes keep a ledger.
+type trustFlags struct{ given light.Anchor }
+
+func (f *trustFlags) add(flags *flag.FlagSet) {
+	flags.Func("trust", "prove the list of nodes, beginning with this header of the nodes' ledger: `CHAIN:HEIGHT:HASH`, as a release or somebody you trust has it. Once is enough: newer ones are kept in -dir", func(s string) error {
+		return f.given.UnmarshalText([]byte(s))
+	})
+}
+
+// open finds the header to begin with, given now or kept in the folder. It is nil
+// where none ever was: then the word of the seeds has to do.
+func (f *trustFlags) open(dir string, log *slog.Logger) (*messenger.Ledger, error) {
+	k, err := light.OpenKeeper(filepath.Join(dir, "trust"), f.given, time.Now, log)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("%w; give a trusted header with -trust", err)
+	}
+	a := k.Anchor()
+	log.Info("the list of nodes is proven", "from", a)
+	return &messenger.Ledger{Chain: a.Chain, Trust: a.Trust, Save: k.Save}, nil
 }
 
 func (f *networkFlags) add(flags *flag.FlagSet) {
