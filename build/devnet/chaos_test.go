@@ -30,8 +30,8 @@ import (
 //	go test ./build/devnet -run Chaos -v -timeout 30m -chaos 5m
 var chaosTime = flag.Duration("chaos", 4*time.Second, "how long each of the chaos tests makes trouble")
 
-// program is the hearth command, compiled once for all tests.
-var program = sync.OnceValues(func() (string, error) {
+// Program is the hearth command, compiled once for all tests.
+var Program = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "hearth-chaos")
 	if err != nil {
 		return "", err
@@ -75,7 +75,7 @@ func startChaos(t *testing.T, cfg ProcessConfig, dial func(k int) func(ctx conte
 	cfg.Dir, cfg.Rules = t.TempDir(), oneSwarm
 	cfg.Every, cfg.Away = time.Second, time.Hour // whoever comes back is still a member
 	var err error
-	if cfg.Program, err = program(); err != nil {
+	if cfg.Program, err = Program(); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -22,12 +22,12 @@ import (
 	"hearth/hw/tpm/swtpmtest"
 )
 
-// program builds the one program of the project.
+// program is the one program of the project.
 func program(t testing.TB) string {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "hearth")
-	if out, err := exec.Command("go", "build", "-o", file, "hearth/initramfs/cmd/hearth").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	file, err := devnet.Program()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return file
 }

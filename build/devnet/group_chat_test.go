@@ -63,7 +63,7 @@ func TestThreeChatsInAGroup(t *testing.T) {
 	bob.line("group Coffee")
 	bob.shows(`3 members, you are an admin`)
 	bob.line("group remove Coffee " + carolID)
-	bob.shows(`Removed\. They cannot read`)
+	bob.shows(`Removed\. They get no key`)
 	carol.shows(`Coffee: You were removed from the group`)
 	bob.line("group leave Coffee")
 	bob.shows(`You have left Coffee`)

@@ -28,7 +28,7 @@ type onLedger struct {
 
 func startLedger(t *testing.T, nodes, spare int, params func(*ledger.Params)) *onLedger {
 	t.Helper()
-	file, err := program()
+	file, err := Program()
 	if err != nil {
 		t.Fatal(err)
 	}
