@@ -91,6 +91,7 @@ func (w *talker) lively() *talker {
 func somebody(k byte) string { return account.New(account.Seed{200, k}).ID().String() }
 
 func TestWhatOneDeviceDoesIsSoOnTheOthers(t *testing.T) {
+	t.Parallel() // it mostly waits
 	n := messengerNetwork(t)
 	bob := talk(t, n, 2, nil)
 	phone := device(t, n, 1, "phone", "").lively()
@@ -198,6 +199,7 @@ func hasDevice(w *talker, name string) bool {
 }
 
 func TestChangesWithoutTheNetworkComeLaterAndAreNotLost(t *testing.T) {
+	t.Parallel() // it mostly waits
 	n := messengerNetwork(t)
 	file := filepath.Join(t.TempDir(), "db")
 	phone := device(t, n, 1, "phone", "").lively()

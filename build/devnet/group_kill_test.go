@@ -17,6 +17,7 @@ import (
 // Two people write in a group, and one of them names it again and again, while both
 // of their messengers are killed at random moments.
 func TestNothingOfAGroupIsLostOrDoubledWhenTheProgramIsKilled(t *testing.T) {
+	t.Parallel() // it mostly waits
 	total := kills(t) / 2
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute+time.Duration(total)*2*time.Second)
 	defer cancel()

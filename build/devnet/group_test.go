@@ -448,6 +448,7 @@ func many(t *testing.T, members, messages int, trouble func(n *devnet.Network, s
 var groupSize = flag.Int("group", 20, "how many members the group has under which nodes are killed")
 
 func TestAGroupUnderWhichNodesAreKilledLosesNothing(t *testing.T) {
+	t.Parallel() // it mostly waits
 	many(t, *groupSize, 3, func(n *devnet.Network, step int) {
 		k := 1 + 3*step
 		if err := n.StopNode(k); err != nil {

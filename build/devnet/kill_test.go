@@ -290,6 +290,7 @@ func settled(ctx context.Context, t testing.TB, l *life) {
 }
 
 func TestNothingIsLostOrDoubledWhenTheProgramIsKilledAtRandomMoments(t *testing.T) {
+	t.Parallel() // it mostly waits
 	total := kills(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute+time.Duration(total)*2*time.Second)
 	defer cancel()

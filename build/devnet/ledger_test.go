@@ -180,6 +180,7 @@ func (l *onLedger) hold(people []person, written ...string) {
 }
 
 func TestSevenProcessesOnALedger(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLedger(t, 7, 0, func(p *ledger.Params) {
 		p.Slot, p.CreditStart, p.CreditLeast = 1, 3600, 60
 	})

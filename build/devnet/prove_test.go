@@ -20,6 +20,7 @@ import (
 )
 
 func TestTheNodeListIsProvenOverOnionRequests(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLedger(t, 9, 0, nil)
 	var trust light.Trust
 	l.until("some blocks", func(s map[int]*api.NodeStatus) bool {

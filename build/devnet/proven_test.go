@@ -47,14 +47,11 @@ func onLedger(t *testing.T, n *devnet.LedgerNetwork, seed byte, trust light.Trus
 }
 
 func TestMessengersTalkOverNodesThatTheLedgerProves(t *testing.T) {
+	t.Parallel() // it mostly waits
+	file := program(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	dir := t.TempDir()
-	file, err := devnet.BuildProgram(ctx, dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := devnet.StartLedger(ctx, devnet.LedgerConfig{Program: file, Dir: dir, Nodes: 9, Pace: 100 * time.Millisecond})
+	n, err := devnet.StartLedger(ctx, devnet.LedgerConfig{Program: file, Dir: t.TempDir(), Nodes: 9, Pace: 100 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

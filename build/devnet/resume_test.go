@@ -30,6 +30,7 @@ func (c meteredConn) Read(b []byte) (int, error) {
 }
 
 func TestADownloadThatIsCutGoesOnAfterARestart(t *testing.T) {
+	t.Parallel() // it mostly waits
 	n := messengerNetwork(t)
 	alice := talk(t, n, 1, nil)
 	file := filepath.Join(t.TempDir(), "bob.db")

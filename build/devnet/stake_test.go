@@ -93,6 +93,7 @@ func (s *sitting) says(line string, wants ...string) string {
 }
 
 func TestAPersonBringsANodeIntoServiceAtTheConsole(t *testing.T) {
+	t.Parallel() // it mostly waits
 	l := startLedger(t, 4, 2, func(p *ledger.Params) { p.Unlock, p.EvidenceAge, p.EvidenceBlocks = 8, 2, 2 })
 	for k := 5; k <= 6; k++ {
 		if err := l.Launch(k); err != nil {
