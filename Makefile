@@ -6,11 +6,6 @@
 # that starts from the SD card of `make image`.
 BOARD ?= amd64
 
-# Tests of whole networks that still fail now and then, for reasons not yet found: a
-# node that returns to the ledger's swarms may lack an older message for minutes, and
-# three chats may not all be in their group in time. They run with go test alone.
-UNSTEADY = ^TestSevenProcessesOnALedger$$|^TestThreeChatsInAGroup$$
-
 .PHONY: run test deps image devnet bench
 
 # Everything at once: a network of nine nodes, a friend who answers, the appliance
@@ -27,7 +22,7 @@ test: deps
 	CGO_ENABLED=0 go vet ./...
 	CGO_ENABLED=0 go vet -tags boot ./build/...
 	@echo "== tests"
-	CGO_ENABLED=0 go test -timeout 30m -skip '$(UNSTEADY)' ./...
+	CGO_ENABLED=0 go test -timeout 30m ./...
 	@echo "== boots"
 	CGO_ENABLED=0 go test -tags boot -count=1 -timeout 60m -v -run 'TestTheApplianceStarts|TestFirstLight|TestCells|TestSDCard|TestTwoCheckouts' ./build/emulator ./build/lab ./build/sdcard
 
