@@ -48,6 +48,15 @@ func ParseID(text string) (ID, error) {
 	return id, nil
 }
 
+// ShortID is the beginning and the end of an ID's text, or of another long name, for
+// lines that have no room for all of it: enough to tell people apart who mean no harm.
+func ShortID(id string) string {
+	if len(id) <= 12 {
+		return id
+	}
+	return id[:6] + "…" + id[len(id)-4:]
+}
+
 // ParseSessionID is [ParseID] for the account of a person; another prefix gives
 // [ErrNotSessionID], and so does a key of low order: no account has one, and
 // anybody could read what is sealed for it.

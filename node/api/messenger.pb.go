@@ -1113,7 +1113,10 @@ type FetchFileRequest struct {
 	// Give a JPEG of at most 240 pixels each way instead, upright.
 	// FAILED_PRECONDITION unless the file is a JPEG, PNG, GIF or WebP of bearable
 	// size.
-	Preview       bool `protobuf:"varint,4,opt,name=preview,proto3" json:"preview,omitempty"`
+	Preview bool `protobuf:"varint,4,opt,name=preview,proto3" json:"preview,omitempty"`
+	// The owner keeps the file outside of the messenger. Between two people the
+	// sender is told when it has been given, as Session's clients do.
+	Save          bool `protobuf:"varint,5,opt,name=save,proto3" json:"save,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1172,6 +1175,13 @@ func (x *FetchFileRequest) GetFile() uint32 {
 func (x *FetchFileRequest) GetPreview() bool {
 	if x != nil {
 		return x.Preview
+	}
+	return false
+}
+
+func (x *FetchFileRequest) GetSave() bool {
+	if x != nil {
+		return x.Save
 	}
 	return false
 }
@@ -3291,7 +3301,7 @@ type Event_State struct {
 }
 
 type Event_Received struct {
-	Received *Message `protobuf:"bytes,2,opt,name=received,proto3,oneof"` // from a contact: this may ring
+	Received *Message `protobuf:"bytes,2,opt,name=received,proto3,oneof"` // from a contact: this may ring, unless it is read, on another device
 }
 
 type Event_Sent struct {
@@ -3468,7 +3478,7 @@ func (x *TypingEvent) GetStopped() bool {
 
 type RestoreRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Pin   string                 `protobuf:"bytes,1,opt,name=pin,proto3" json:"pin,omitempty"`
+	Pin   string                 `protobuf:"bytes,1,opt,name=pin,proto3" json:"pin,omitempty"` // empty = only check
 	// 13 words, or the 32 hexadecimal digits of the seed as QR codes have them.
 	Phrase        string `protobuf:"bytes,2,opt,name=phrase,proto3" json:"phrase,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -4904,7 +4914,7 @@ func (x *LinkReply) GetExpires() int64 {
 type JoinRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
-	Pin           string                 `protobuf:"bytes,2,opt,name=pin,proto3" json:"pin,omitempty"` // a new one, for this device
+	Pin           string                 `protobuf:"bytes,2,opt,name=pin,proto3" json:"pin,omitempty"` // a new one, for this device; empty = only check
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5018,12 +5028,13 @@ const file_messenger_proto_rawDesc = "" +
 	"\x04type\x18\x03 \x01(\tR\x04type\x12\x12\n" +
 	"\x04text\x18\x04 \x01(\tR\x04text\x12\x19\n" +
 	"\breply_to\x18\x05 \x01(\x04R\areplyTo\x12\x14\n" +
-	"\x05voice\x18\x06 \x01(\bR\x05voice\"d\n" +
+	"\x05voice\x18\x06 \x01(\bR\x05voice\"x\n" +
 	"\x10FetchFileRequest\x12\x12\n" +
 	"\x04with\x18\x01 \x01(\tR\x04with\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04file\x18\x03 \x01(\rR\x04file\x12\x18\n" +
-	"\apreview\x18\x04 \x01(\bR\apreview\"^\n" +
+	"\apreview\x18\x04 \x01(\bR\apreview\x12\x12\n" +
+	"\x04save\x18\x05 \x01(\bR\x04save\"^\n" +
 	"\x0eFetchFileReply\x12.\n" +
 	"\bprogress\x18\x01 \x01(\v2\x10.hearth.TransferH\x00R\bprogress\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +

@@ -104,7 +104,7 @@ type MessengerClient interface {
 	FetchFile(ctx context.Context, in *FetchFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchFileReply], error)
 	// Contacts lists everybody known, the latest conversation first.
 	Contacts(ctx context.Context, in *ContactsRequest, opts ...grpc.CallOption) (*ContactsReply, error)
-	// AddContact names a Session ID.
+	// AddContact names a Session ID. INVALID_ARGUMENT for the own one, which has a name.
 	AddContact(ctx context.Context, in *AddContactRequest, opts ...grpc.CallOption) (*Contact, error)
 	// Messages lists one conversation, oldest first, and marks it read if asked.
 	Messages(ctx context.Context, in *MessagesRequest, opts ...grpc.CallOption) (*MessagesReply, error)
@@ -145,7 +145,8 @@ type MessengerClient interface {
 	// Events streams what happens from now on, until the caller leaves.
 	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
 	// Restore brings an account back from its recovery phrase and chooses its PIN.
-	// INVALID_ARGUMENT for a bad phrase; the text names the word's position.
+	// INVALID_ARGUMENT for a bad phrase; the text names the word's position. Without a
+	// PIN it only checks the phrase, so that nobody chooses a PIN for nothing.
 	Restore(ctx context.Context, in *RestoreRequest, opts ...grpc.CallOption) (*MessengerState, error)
 	// ChangePIN chooses another PIN. PERMISSION_DENIED for a wrong old one.
 	ChangePIN(ctx context.Context, in *ChangePINRequest, opts ...grpc.CallOption) (*MessengerState, error)
@@ -168,7 +169,8 @@ type MessengerClient interface {
 	Link(ctx context.Context, in *LinkRequest, opts ...grpc.CallOption) (*LinkReply, error)
 	// Join makes this device one of the account whose device shows the code, and
 	// chooses its PIN. INVALID_ARGUMENT for a mistyped code, NOT_FOUND when nothing
-	// waits under it, FAILED_PRECONDITION when it is over or has been used.
+	// waits under it, FAILED_PRECONDITION when it is over or has been used. Without a
+	// PIN it only looks what waits there, and leaves it.
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*MessengerState, error)
 	// Wipe removes the account for good: what its swarm keeps for it, the
 	// conversations, and the sealed seed. Only the recovery phrase brings the
@@ -184,6 +186,7 @@ type MessengerClient interface {
 	// has it, or after a while: it then goes on by itself, also after a restart.
 	GroupCreate(ctx context.Context, in *GroupCreateRequest, opts ...grpc.CallOption) (*Group, error)
 	// GroupInvite invites people, or once more those who have not answered.
+	// ALREADY_EXISTS when one of them is a member, and then nobody is invited.
 	// PERMISSION_DENIED, like everything below, for those who are no admin, except
 	// GroupAccept, GroupDecline and GroupLeave.
 	GroupInvite(ctx context.Context, in *GroupInviteRequest, opts ...grpc.CallOption) (*Group, error)
@@ -191,6 +194,7 @@ type MessengerClient interface {
 	GroupAccept(ctx context.Context, in *GroupRequest, opts ...grpc.CallOption) (*Group, error)
 	GroupDecline(ctx context.Context, in *GroupRequest, opts ...grpc.CallOption) (*DeclineReply, error)
 	// GroupPromote makes admins of members, which nobody can take back.
+	// ALREADY_EXISTS when one of them is an admin, and then nobody becomes one.
 	GroupPromote(ctx context.Context, in *GroupMembersRequest, opts ...grpc.CallOption) (*Group, error)
 	// GroupRemove removes members. They cannot read what is written afterwards.
 	GroupRemove(ctx context.Context, in *GroupRemoveRequest, opts ...grpc.CallOption) (*Group, error)
@@ -749,7 +753,7 @@ type MessengerServer interface {
 	FetchFile(*FetchFileRequest, grpc.ServerStreamingServer[FetchFileReply]) error
 	// Contacts lists everybody known, the latest conversation first.
 	Contacts(context.Context, *ContactsRequest) (*ContactsReply, error)
-	// AddContact names a Session ID.
+	// AddContact names a Session ID. INVALID_ARGUMENT for the own one, which has a name.
 	AddContact(context.Context, *AddContactRequest) (*Contact, error)
 	// Messages lists one conversation, oldest first, and marks it read if asked.
 	Messages(context.Context, *MessagesRequest) (*MessagesReply, error)
@@ -790,7 +794,8 @@ type MessengerServer interface {
 	// Events streams what happens from now on, until the caller leaves.
 	Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error
 	// Restore brings an account back from its recovery phrase and chooses its PIN.
-	// INVALID_ARGUMENT for a bad phrase; the text names the word's position.
+	// INVALID_ARGUMENT for a bad phrase; the text names the word's position. Without a
+	// PIN it only checks the phrase, so that nobody chooses a PIN for nothing.
 	Restore(context.Context, *RestoreRequest) (*MessengerState, error)
 	// ChangePIN chooses another PIN. PERMISSION_DENIED for a wrong old one.
 	ChangePIN(context.Context, *ChangePINRequest) (*MessengerState, error)
@@ -813,7 +818,8 @@ type MessengerServer interface {
 	Link(context.Context, *LinkRequest) (*LinkReply, error)
 	// Join makes this device one of the account whose device shows the code, and
 	// chooses its PIN. INVALID_ARGUMENT for a mistyped code, NOT_FOUND when nothing
-	// waits under it, FAILED_PRECONDITION when it is over or has been used.
+	// waits under it, FAILED_PRECONDITION when it is over or has been used. Without a
+	// PIN it only looks what waits there, and leaves it.
 	Join(context.Context, *JoinRequest) (*MessengerState, error)
 	// Wipe removes the account for good: what its swarm keeps for it, the
 	// conversations, and the sealed seed. Only the recovery phrase brings the
@@ -829,6 +835,7 @@ type MessengerServer interface {
 	// has it, or after a while: it then goes on by itself, also after a restart.
 	GroupCreate(context.Context, *GroupCreateRequest) (*Group, error)
 	// GroupInvite invites people, or once more those who have not answered.
+	// ALREADY_EXISTS when one of them is a member, and then nobody is invited.
 	// PERMISSION_DENIED, like everything below, for those who are no admin, except
 	// GroupAccept, GroupDecline and GroupLeave.
 	GroupInvite(context.Context, *GroupInviteRequest) (*Group, error)
@@ -836,6 +843,7 @@ type MessengerServer interface {
 	GroupAccept(context.Context, *GroupRequest) (*Group, error)
 	GroupDecline(context.Context, *GroupRequest) (*DeclineReply, error)
 	// GroupPromote makes admins of members, which nobody can take back.
+	// ALREADY_EXISTS when one of them is an admin, and then nobody becomes one.
 	GroupPromote(context.Context, *GroupMembersRequest) (*Group, error)
 	// GroupRemove removes members. They cannot read what is written afterwards.
 	GroupRemove(context.Context, *GroupRemoveRequest) (*Group, error)

@@ -43,14 +43,57 @@ func (m *Messenger) Unlock(ctx context.Context, req *api.UnlockRequest) (*api.Me
 // digits, under a new PIN and opens it. What its swarm still keeps for it comes
 // back by itself: the first round asks every member, from the beginning.
 //
-// The text of [ErrPhrase] names the place of a word that is wrong, never a word.
+// Without a PIN only the phrase is checked, and whether there is room for its
+// account. The text of [ErrPhrase] names the place of a word that is wrong, never a
+// word.
 func (m *Messenger) Restore(ctx context.Context, req *api.RestoreRequest) (*api.MessengerState, error) {
 	seed, err := account.ParseRecovery(req.GetPhrase())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrPhrase, err)
 	}
 	defer seed.Wipe()
-	return m.admit(ctx, req.GetPin(), func(ctx context.Context) (*api.AccountSeed, error) {
+	if req.GetPin() == "" {
+		return m.vacant(ctx, seed)
+	}
+	return m.settle(ctx, req.GetPin(), seed)
+}
+
+// vacant reports whether there is no account here yet, and nothing of another than
+// the seed's.
+func (m *Messenger) vacant(ctx context.Context, seed account.Seed) (*api.MessengerState, error) {
+	if err := m.noAccount(ctx); err != nil {
+		return nil, err
+	}
+	m.opening.Lock()
+	defer m.opening.Unlock()
+	if m.isOpen() {
+		return nil, ErrOpen
+	}
+	if err := m.checkDatabase(seed); err != nil {
+		return nil, err
+	}
+	return m.state(), nil
+}
+
+// noAccount reports whether an account could come to this device.
+func (m *Messenger) noAccount(ctx context.Context) error {
+	switch {
+	case m.isClosed():
+		return ErrStopped
+	case m.cfg.Vault == nil || !m.askVault(ctx):
+		return ErrNoVault
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.session != nil || m.vault.GetHasAccount() {
+		return ErrOpen
+	}
+	return nil
+}
+
+// settle seals a seed that came from elsewhere with a PIN, and opens its account.
+func (m *Messenger) settle(ctx context.Context, pin string, seed account.Seed) (*api.MessengerState, error) {
+	return m.admit(ctx, pin, func(ctx context.Context) (*api.AccountSeed, error) {
 		// A database of another account would be found out only when the seed is
 		// sealed already.
 		if err := m.checkDatabase(seed); err != nil {
@@ -58,7 +101,7 @@ func (m *Messenger) Restore(ctx context.Context, req *api.RestoreRequest) (*api.
 		}
 		given := bytes.Clone(seed[:])
 		defer clear(given)
-		return m.cfg.Vault.RestoreAccount(ctx, &api.RestoreAccountRequest{Pin: req.GetPin(), Seed: given})
+		return m.cfg.Vault.RestoreAccount(ctx, &api.RestoreAccountRequest{Pin: pin, Seed: given})
 	})
 }
 

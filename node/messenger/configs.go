@@ -273,7 +273,7 @@ func (s *session) tellContacts(ids []account.ID) {
 			break
 		}
 		if c, ok := s.archive.Contact(id); ok {
-			e.Changed = append(e.Changed, apiContact(c))
+			e.Changed = append(e.Changed, s.apiContact(c))
 		} else {
 			e.Gone = append(e.Gone, id.String())
 		}

@@ -24,7 +24,7 @@ func (m *Messenger) Contacts(ctx context.Context, _ *api.ContactsRequest) (*api.
 	reply := &api.ContactsReply{}
 	for _, c := range s.archive.Contacts() {
 		if (c.Approved || c.Blocked) && !c.IsGroup() {
-			reply.Contacts = append(reply.Contacts, apiContact(c))
+			reply.Contacts = append(reply.Contacts, s.apiContact(c))
 		}
 	}
 	return reply, nil
@@ -32,7 +32,7 @@ func (m *Messenger) Contacts(ctx context.Context, _ *api.ContactsRequest) (*api.
 
 // AddContact names a Session ID, which may be what a QR code held; an empty name takes
 // a name away. Errors:
-// [ErrBadID], [ErrName], [ErrNameTaken], [ErrDisk].
+// [ErrBadID], [ErrSelfName], [ErrName], [ErrNameOwn], [ErrNameTaken], [ErrDisk].
 func (m *Messenger) AddContact(ctx context.Context, req *api.AddContactRequest) (*api.Contact, error) {
 	s, _, done, err := m.use(ctx)
 	if err != nil {
@@ -43,16 +43,22 @@ func (m *Messenger) AddContact(ctx context.Context, req *api.AddContactRequest) 
 	if err != nil {
 		return nil, err
 	}
+	if id == s.own.ID() {
+		return nil, ErrSelfName
+	}
 	name := strings.TrimSpace(req.GetName())
 	if !validName(name) || looksLikeID(name) {
 		return nil, ErrName
+	}
+	if isMe(name) {
+		return nil, ErrNameOwn
 	}
 	c, err := s.archive.AddContact(id, name)
 	if err != nil {
 		return nil, forCaller(ErrDisk, err)
 	}
 	m.publishState()
-	return apiContact(c), nil
+	return s.apiContact(c), nil
 }
 
 // Messages lists a conversation. With mark_read the messages come back as they

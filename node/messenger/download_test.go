@@ -124,6 +124,48 @@ func someBytes(n int) []byte {
 	return b
 }
 
+func TestWhoeverSentAFileHearsThatItWasSaved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := swarmtest.New(t, 9, time.Now)
+		alice, bob, a, b := twoPolling(t, n, time.Second)
+		time.Sleep(time.Minute)
+		_, req := hand(t, n, bob, a, b, someBytes(1000))
+		told := func() (lines int) {
+			time.Sleep(time.Minute)
+			for _, m := range alice.lines(b.ID()) {
+				if m.Kind == api.Message_MEDIA_SAVED && m.Text == "saved an attachment" && !m.Outgoing {
+					lines++
+				}
+			}
+			return lines
+		}
+		if _, _, err := fetched(bob, req); err != nil || told() != 0 {
+			t.Errorf("looking at it tells of it: %v", err)
+		}
+		req.Save = true
+		if _, _, err := fetched(bob, req); err != nil || told() != 1 {
+			t.Errorf("saving it does not tell of it: %v", err)
+		}
+		// Nobody hears of what the owner does with files of their own.
+		other, _ := start(t, n, Config{Account: b, PollInterval: time.Second})
+		time.Sleep(time.Minute)
+		for _, m := range other.lines(a.ID()) {
+			if m.Kind == api.Message_MEDIA_SAVED {
+				t.Errorf("the owner's other device has the line %v", m)
+			}
+		}
+	})
+}
+
+func TestWhatToDoWithAPictureThatCannotBeCleanedIsSaid(t *testing.T) {
+	m := still(t, person(1))
+	heic := "\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic...."
+	_, err := m.SendFileFrom(t.Context(), &api.FileHead{To: person(2).ID().String(), Name: "a.heic"}, strings.NewReader(heic))
+	if !errors.Is(err, ErrPictureKind) || !strings.Contains(err.Error(), "convert it to JPEG") {
+		t.Error(err)
+	}
+}
+
 func TestADownloadGoesOnWhereItBrokeOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := swarmtest.New(t, 9, time.Now)

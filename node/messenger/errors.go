@@ -45,10 +45,12 @@ var (
 	ErrUnknown   = &Error{codes.NotFound, "no contact has this name"}
 	ErrAmbiguous = &Error{codes.FailedPrecondition, "several contacts call themselves so: use the Session ID"}
 	ErrName      = &Error{codes.InvalidArgument, "a name has at most 100 bytes, no control characters, and is not a Session ID"}
+	ErrNameOwn   = &Error{codes.InvalidArgument, "this name stands for yourself: choose another"}
 	ErrNameTaken = &Error{codes.AlreadyExists, "another contact has this name"}
 
 	ErrNobody    = &Error{codes.InvalidArgument, "nobody can have this Session ID"}
 	ErrSelf      = &Error{codes.InvalidArgument, "this is your own Session ID"}
+	ErrSelfName  = &Error{codes.InvalidArgument, "this is your own Session ID: you are no contact of yours, but what is sent to me is a note to yourself"}
 	ErrBlocked   = &Error{codes.FailedPrecondition, "this contact is blocked"}
 	ErrNoRequest = &Error{codes.NotFound, "this is no request"}
 	ErrNoMessage = &Error{codes.NotFound, "there is no such message"}
@@ -62,6 +64,9 @@ var (
 	ErrFileSize  = &Error{codes.ResourceExhausted, "a file has at most 10,000,000 bytes"}
 	ErrFileEmpty = &Error{codes.InvalidArgument, "the file is empty"}
 	ErrPicture   = &Error{codes.InvalidArgument, "what the picture tells about its making cannot be taken out"}
+	// Also for what [attachment.ErrPictureKind] is about.
+	ErrPictureKind = &Error{codes.InvalidArgument, "a picture of this kind says where and when it was taken, which cannot be taken out of it here: convert it to JPEG or PNG and send that"}
+
 	ErrNoRoom    = &Error{codes.ResourceExhausted, "too many files wait to be sent"}
 	ErrNoFile    = &Error{codes.NotFound, "the message has no such file"}
 	ErrStranger  = &Error{codes.FailedPrecondition, "files of strangers are not fetched: accept them first"}
@@ -83,6 +88,8 @@ var (
 	ErrGroupEarly     = &Error{codes.FailedPrecondition, "the group's swarm has not been asked yet: try again in a moment"}
 	ErrGroupName      = &Error{codes.InvalidArgument, "a group's name has 1 to 100 bytes, no control characters, and is not an ID"}
 	ErrDescription    = &Error{codes.InvalidArgument, "a description has at most 2,000 bytes and no control characters"}
+	ErrIsMember       = &Error{codes.AlreadyExists, "they are in the group already; nobody was invited"}
+	ErrIsAdmin        = &Error{codes.AlreadyExists, "they are an admin already; nobody was promoted"}
 	ErrNotMember      = &Error{codes.NotFound, "they are not in the group"}
 	ErrNobodyNamed    = &Error{codes.InvalidArgument, "nobody is named"}
 	ErrGroupFull      = &Error{codes.ResourceExhausted, "there are too many people in the group, or too many groups"}

@@ -141,6 +141,8 @@ func (s *session) publish(r archive.Result) {
 		shown := s.apiMessage(msg)
 		contact, _ := s.archive.Contact(msg.With)
 		switch {
+		case msg.Kind != archive.KindText && !msg.Outgoing && msg.Shown() <= contact.LastRead:
+			// It is long since it happened, and the owner was there, with another device.
 		case msg.Kind != archive.KindText:
 			s.m.events.publish(&api.Event{Event: &api.Event_Info{Info: shown}})
 		case !msg.Outgoing && !contact.Approved:

@@ -20,6 +20,7 @@ import (
 	"hearth/node/api"
 	"hearth/node/attachment"
 	"hearth/node/messenger/archive"
+	"hearth/node/messenger/mailbox"
 	"hearth/node/messenger/path"
 	"hearth/node/onion"
 	"hearth/node/wire"
@@ -86,7 +87,8 @@ func (p *pieces) Read(b []byte) (int, error) {
 // the upload is comes as events. A picture is cleaned first, see [attachment.Clean].
 //
 // It returns as [Messenger.Send] does, with the same errors, and further
-// [ErrFileHead], [ErrFileSize], [ErrFileEmpty], [ErrPicture] and [ErrNoRoom].
+// [ErrFileHead], [ErrFileSize], [ErrFileEmpty], [ErrPicture], [ErrPictureKind] and
+// [ErrNoRoom].
 func (m *Messenger) SendFileFrom(ctx context.Context, head *api.FileHead, file io.Reader) (*api.SendReply, error) {
 	s, ctx, done, err := m.use(ctx)
 	if err != nil {
@@ -156,6 +158,9 @@ func (s *session) stage(head *api.FileHead, file io.Reader) (f archive.Attachmen
 		return f, ErrFileEmpty
 	}
 	plain, picture, err := attachment.Clean(plain)
+	if errors.Is(err, attachment.ErrPictureKind) {
+		return f, ErrPictureKind
+	}
 	if err != nil {
 		return f, fmt.Errorf("%w: %w", ErrPicture, err)
 	}
@@ -367,6 +372,9 @@ func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 // download that breaks off goes on where it was when it is asked for again, over a
 // restart as well: see download.go.
 //
+// With save the owner keeps it outside of here, of which its sender hears afterwards:
+// see [session.tellSaved].
+//
 // Nothing is ever fetched unless somebody calls this. Errors: [ErrNoMessage],
 // [ErrNoFile], [ErrStranger], [ErrBlocked], [ErrBadID], [ErrUnknown],
 // [ErrAmbiguous], [ErrFileURL], [ErrFileGone], [ErrForged], [ErrNoPreview],
@@ -403,6 +411,34 @@ func (m *Messenger) FetchFileTo(ctx context.Context, req *api.FetchFileRequest, 
 		}
 		plain = plain[n:]
 	}
+	if req.GetSave() && !req.GetPreview() {
+		if err := s.tellSaved(msg); err != nil { // the owner has the file all the same
+			s.log.Warn("telling that a file was saved", "err", err)
+		}
+	}
+	return nil
+}
+
+// tellSaved tells the sender of a file that it was kept, between two people only, and
+// nobody about an own file. The owner's other devices are not told (Session desktop,
+// sendDataExtractionNotification).
+func (s *session) tellSaved(msg archive.Message) error {
+	c, _ := s.archive.Contact(msg.With)
+	if msg.Outgoing || isGroup(msg.With) || msg.With == s.own.ID() || c.Blocked {
+		return nil
+	}
+	content := &sessionpb.Content{DataExtractionNotification: &sessionpb.DataExtractionNotification{
+		Type: sessionpb.DataExtractionNotification_MEDIA_SAVED.Enum(), Timestamp: proto.Uint64(uint64(msg.Timestamp))}}
+	setTimer(content, c.Timer)
+	p, err := s.parcel(msg.With, content, s.stamp(), mailbox.TTL)
+	if err != nil {
+		return err
+	}
+	result, err := s.archive.Enqueue(p)
+	if err != nil {
+		return err
+	}
+	s.publish(result)
 	return nil
 }
 

@@ -448,15 +448,22 @@ func (c *circle) learnName(id account.ID, name string) {
 // nameOf is what to call somebody in a group: as the owner does, or as they call
 // themselves, or nothing.
 func (s *session) nameOf(in, who account.ID) string {
-	if contact, ok := s.archive.Contact(who); ok && contact.DisplayName() != "" {
-		return contact.DisplayName()
-	}
-	if c := s.circleOf(in); c != nil {
+	contact, _ := s.archive.Contact(who)
+	name := contact.DisplayName()
+	if c := s.circleOf(in); c != nil && name == "" {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return c.rec.Names[who]
+		name = c.rec.Names[who]
 	}
-	return ""
+	return name
+}
+
+// called is [session.nameOf] in this group. The caller holds c.mu.
+func (c *circle) called(who account.ID) string {
+	if contact, _ := c.s.archive.Contact(who); contact.DisplayName() != "" {
+		return contact.DisplayName()
+	}
+	return c.rec.Names[who]
 }
 
 // state is how the owner stands to the group. The caller holds c.mu.

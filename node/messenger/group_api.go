@@ -133,7 +133,7 @@ func (m *Messenger) GroupCreate(ctx context.Context, req *api.GroupCreateRequest
 }
 
 // GroupInvite invites people into a group; who is invited already is invited once
-// more. Errors: those of GroupCreate, [ErrNoGroup], [ErrGroupAmbiguous],
+// more. Errors: [ErrIsMember] with one who takes part already, those of GroupCreate, [ErrNoGroup], [ErrGroupAmbiguous],
 // [ErrNotAdmin], [ErrGroupOver], [ErrGroupEarly].
 func (m *Messenger) GroupInvite(ctx context.Context, req *api.GroupInviteRequest) (*api.Group, error) {
 	return m.changeGroup(ctx, req.GetGroup(), func(s *session, c *circle) error {
@@ -143,6 +143,12 @@ func (m *Messenger) GroupInvite(ctx context.Context, req *api.GroupInviteRequest
 		}
 		if len(members) == 0 {
 			return ErrNobodyNamed
+		}
+		for _, m := range members {
+			known, ok := c.g.Members().Find(m.ID)
+			if ok && known.Removal == config.Stays && (known.Admin && known.Promotion == config.Accepted || !known.Admin && known.Invite == config.Accepted) {
+				return fmt.Errorf("%w (%s)", ErrIsMember, s.shownAs(m.ID, c.called(m.ID)))
+			}
 		}
 		for _, m := range members {
 			known, ok := c.g.Members().Find(m.ID)
@@ -225,13 +231,18 @@ func (s *session) forgetCircle(c *circle) error {
 	return nil
 }
 
-// GroupPromote makes admins of members. Errors: those of GroupInvite and
-// [ErrNotMember].
+// GroupPromote makes admins of members. Errors: [ErrIsAdmin], [ErrNotMember], and
+// those of GroupInvite.
 func (m *Messenger) GroupPromote(ctx context.Context, req *api.GroupMembersRequest) (*api.Group, error) {
 	return m.changeGroup(ctx, req.GetGroup(), func(s *session, c *circle) error {
 		ids, err := c.membersNamed(req.GetMembers())
 		if err != nil {
 			return err
+		}
+		for _, id := range ids {
+			if m, _ := c.g.Members().Find(id); m.Admin && m.Promotion == config.Accepted {
+				return fmt.Errorf("%w (%s)", ErrIsAdmin, s.shownAs(id, c.called(id)))
+			}
 		}
 		if err := c.g.Promote(ids); err != nil {
 			return err
@@ -438,7 +449,7 @@ func (s *session) setGroupTimer(ctx context.Context, with account.ID, t *api.Tim
 		return nil, err
 	}
 	contact, _ := s.archive.Contact(with)
-	return apiContact(contact), nil
+	return s.apiContact(contact), nil
 }
 
 // changeGroup does what an admin does to a group, writes it down, and waits a while
@@ -645,19 +656,24 @@ func (s *session) groupText(msg archive.Message) string {
 	return infoText(msg)
 }
 
+// shownAs is how a line names somebody: "you", the name they have, or the beginning
+// and end of their Session ID.
+func (s *session) shownAs(id account.ID, name string) string {
+	switch {
+	case id == s.own.ID():
+		return "you"
+	case name != "":
+		return name
+	}
+	return account.ShortID(id.String())
+}
+
 // people names at most five.
 func (s *session) people(msg archive.Message) string {
 	const most = 5
 	var names []string
 	for _, id := range msg.Members[:min(len(msg.Members), most)] {
-		name := s.nameOf(msg.With, id)
-		switch {
-		case id == s.own.ID():
-			name = "you"
-		case name == "":
-			name = id.String()
-		}
-		names = append(names, name)
+		names = append(names, s.shownAs(id, s.nameOf(msg.With, id)))
 	}
 	if more := len(msg.Members) - most; more > 0 {
 		names = append(names, fmt.Sprintf("%d others", more))

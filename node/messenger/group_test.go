@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -268,6 +269,42 @@ func TestARemovalWithoutNoticeIsFoundOut(t *testing.T) {
 		defer bc.mu.Unlock()
 		if bc.g != nil || len(bc.entry.Auth) != 0 || bc.rec.Dump != nil {
 			t.Error("what gave access is still there")
+		}
+	})
+}
+
+func TestNothingIsDoneForThoseWhoAreMembersOrAdminsAlready(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := swarmtest.New(t, 9, time.Now)
+		alice, bob, _, b := twoPolling(t, n, time.Second)
+		time.Sleep(time.Minute)
+		who := b.ID().String()
+		must[*api.Contact](t)(alice.AddContact(t.Context(), &api.AddContactRequest{SessionId: who, Name: "Bob"}))
+		must[*api.Group](t)(alice.GroupCreate(t.Context(), &api.GroupCreateRequest{Name: "Tea", Members: []string{who}}))
+		time.Sleep(time.Minute)
+		if g := groupsOf(t, bob.Messenger); len(g) != 1 || g[0].State != api.Group_JOINED {
+			t.Fatalf("groups %v", g)
+		}
+		invite := func() error {
+			_, err := alice.GroupInvite(t.Context(), &api.GroupInviteRequest{Group: "Tea", Members: []string{who, person(3).ID().String()}})
+			return err
+		}
+		promote := func() error {
+			_, err := alice.GroupPromote(t.Context(), &api.GroupMembersRequest{Group: "Tea", Members: []string{who}})
+			return err
+		}
+		if err := invite(); !errors.Is(err, ErrIsMember) || len(groupsOf(t, alice.Messenger)[0].Members) != 2 {
+			t.Errorf("a member is invited: %v, %v", err, groupsOf(t, alice.Messenger))
+		}
+		if err := promote(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if err := promote(); !errors.Is(err, ErrIsAdmin) || !strings.Contains(err.Error(), "(Bob)") {
+			t.Errorf("an admin is promoted: %v", err)
+		}
+		if err := invite(); !errors.Is(err, ErrIsMember) {
+			t.Errorf("an admin is invited: %v", err)
 		}
 	})
 }

@@ -160,7 +160,7 @@ func (m *Messenger) SetTimer(ctx context.Context, req *api.SetTimerRequest) (*ap
 	}
 	s.publish(result)
 	c, _ := s.archive.Contact(with)
-	return apiContact(c), nil
+	return s.apiContact(c), nil
 }
 
 // Typing tells a contact that the owner is writing, or no longer is. It does

@@ -418,10 +418,15 @@ func storeBody(to account.ID, data []byte) []byte {
 // retrieve reads an inbox as its owner does, at one node.
 func retrieve(t testing.TB, n *swarmtest.Network, node pathtest.Node, a *account.Account) []mailbox.Message {
 	t.Helper()
+	return retrieveIn(t, n, node, a, inbox)
+}
+
+func retrieveIn(t testing.TB, n *swarmtest.Network, node pathtest.Node, a *account.Account, namespace int16) []mailbox.Message {
+	t.Helper()
 	now := time.Now().UnixMilli()
 	pub := a.Keys().Ed25519()
-	body := fmt.Appendf(nil, `{"method":"retrieve","params":{"pubkey":"%s","pubkey_ed25519":"%x","namespace":0,"last_hash":"","timestamp":%d,"signature":"%s"}}`,
-		a.ID(), pub, now, base64.StdEncoding.EncodeToString(a.Keys().Sign(rpc.RetrieveText(0, now))))
+	body := fmt.Appendf(nil, `{"method":"retrieve","params":{"pubkey":"%s","pubkey_ed25519":"%x","namespace":%d,"last_hash":"","timestamp":%d,"signature":"%s"}}`,
+		a.ID(), pub, namespace, now, base64.StdEncoding.EncodeToString(a.Keys().Sign(rpc.RetrieveText(namespace, now))))
 	status, reply := n.Honest(t.Context(), node, body)
 	raw, err := json.Marshal(reply)
 	if err != nil || status != 200 {

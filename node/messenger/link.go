@@ -175,7 +175,8 @@ func linkProof(own, meeting account.ID, expires int64) []byte {
 }
 
 // Join makes this device one of the account whose code it is given. What it has then
-// is what [Messenger.Restore] gives. Errors: [ErrLinkCode] for a mistyped code,
+// is what [Messenger.Restore] gives. Without a PIN it only looks whether a device
+// waits under the code, which stays good. Errors: [ErrLinkCode] for a mistyped code,
 // [ErrLinkNothing] when nothing waits under it, [ErrLinkOver] and [ErrLinkUsed],
 // [ErrPIN], [ErrOpen], [ErrNoVault], [ErrLinkNetwork], and those of the vault.
 func (m *Messenger) Join(ctx context.Context, req *api.JoinRequest) (*api.MessengerState, error) {
@@ -183,20 +184,14 @@ func (m *Messenger) Join(ctx context.Context, req *api.JoinRequest) (*api.Messen
 	if err != nil {
 		return nil, err
 	}
-	if err := checkPIN(req.GetPin()); err != nil {
+	only := req.GetPin() == ""
+	if !only {
+		if err := checkPIN(req.GetPin()); err != nil {
+			return nil, err
+		}
+	}
+	if err := m.noAccount(ctx); err != nil {
 		return nil, err
-	}
-	switch {
-	case m.isClosed():
-		return nil, ErrStopped
-	case m.cfg.Vault == nil || !m.askVault(ctx):
-		return nil, ErrNoVault
-	}
-	m.mu.Lock()
-	has := m.session != nil || m.vault.GetHasAccount()
-	m.mu.Unlock()
-	if has {
-		return nil, ErrOpen
 	}
 	meeting, key, err := secret.derive()
 	if err != nil {
@@ -213,14 +208,10 @@ func (m *Messenger) Join(ctx context.Context, req *api.JoinRequest) (*api.Messen
 		return nil, forCaller(ErrLinkNetwork, err)
 	}
 	defer seed.Wipe()
-	st, err := m.admit(ctx, req.GetPin(), func(ctx context.Context) (*api.AccountSeed, error) {
-		if err := m.checkDatabase(seed); err != nil {
-			return nil, err
-		}
-		given := bytes.Clone(seed[:])
-		defer clear(given)
-		return m.cfg.Vault.RestoreAccount(ctx, &api.RestoreAccountRequest{Pin: req.GetPin(), Seed: given})
-	})
+	if only {
+		return m.vacant(ctx, seed)
+	}
+	st, err := m.settle(ctx, req.GetPin(), seed)
 	if err != nil {
 		return nil, err // the code is still good
 	}

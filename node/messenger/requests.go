@@ -18,7 +18,7 @@ func (m *Messenger) Requests(ctx context.Context, _ *api.RequestsRequest) (*api.
 	reply := &api.ContactsReply{}
 	for _, c := range s.archive.Contacts() {
 		if c.IsRequest() {
-			reply.Contacts = append(reply.Contacts, apiContact(c))
+			reply.Contacts = append(reply.Contacts, s.apiContact(c))
 		}
 	}
 	return reply, nil
@@ -79,7 +79,11 @@ func (m *Messenger) Block(ctx context.Context, req *api.WhoRequest) (*api.Contac
 // [ErrUnknown], [ErrAmbiguous], [ErrDisk].
 func (m *Messenger) Unblock(ctx context.Context, req *api.WhoRequest) (*api.Contact, error) {
 	return m.decidePerson(ctx, req, func(s *session, id account.ID, _ archive.Contact) (archive.Contact, error) {
-		return s.archive.Unblock(id)
+		c, result, err := s.archive.Unblock(id)
+		if err == nil {
+			s.publish(result)
+		}
+		return c, err
 	})
 }
 
@@ -110,7 +114,7 @@ func (m *Messenger) decide(ctx context.Context, req *api.WhoRequest, f func(*ses
 		return nil, forCaller(ErrDisk, err)
 	}
 	m.publishState()
-	return apiContact(c), nil
+	return s.apiContact(c), nil
 }
 
 // Settings returns the settings after changing those that are given. Errors:

@@ -242,6 +242,9 @@ func (s *session) find(text string, requests bool) (account.ID, error) {
 	if looksLikeID(text) {
 		return account.ID{}, ErrBadID
 	}
+	if isMe(text) {
+		return s.own.ID(), nil
+	}
 	switch found := s.archive.Named(text, requests); len(found) {
 	case 0:
 		return account.ID{}, ErrUnknown
@@ -249,6 +252,16 @@ func (s *session) find(text string, requests bool) (account.ID, error) {
 		return found[0].ID, nil
 	}
 	return account.ID{}, ErrAmbiguous
+}
+
+// NoteToSelf is what the conversation of the owner with themselves is called, as in
+// Session's clients.
+const NoteToSelf = "Note to self"
+
+// isMe tells whether a name means the owner. It is nobody else's, whatever they call
+// themselves: what is meant for the owner alone must not go to a stranger.
+func isMe(name string) bool {
+	return strings.EqualFold(name, "me") || strings.EqualFold(name, NoteToSelf)
 }
 
 // looksLikeID tells a mistyped Session ID from a name.

@@ -8,10 +8,14 @@ import (
 	"hearth/node/messenger/archive"
 )
 
-func apiContact(c archive.Contact) *api.Contact {
+func (s *session) apiContact(c archive.Contact) *api.Contact {
+	name := c.DisplayName()
+	if c.ID == s.own.ID() {
+		name = NoteToSelf
+	}
 	return &api.Contact{
 		SessionId:   c.ID.String(),
-		Name:        c.DisplayName(),
+		Name:        name,
 		Unread:      c.Unread,
 		LastText:    c.LastText,
 		LastTime:    c.LastTime,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -11,6 +12,7 @@ import (
 
 	"hearth/node/account"
 	"hearth/node/api"
+	"hearth/node/config"
 	"hearth/node/messenger/archive"
 	"hearth/node/messenger/mailbox"
 )
@@ -49,7 +51,7 @@ func (m *Messenger) Wipe(ctx context.Context, req *api.WipeRequest) (*api.WipeRe
 	case err == nil:
 		m.askVault(ctx)
 		m.succeed()
-		err = m.leaveSwarm(ctx, seed, reply)
+		err = m.leaveSwarm(ctx, seed, req.GetAnyway(), reply)
 	case errors.Is(err, ErrNoVault):
 	case status.Code(err) == codes.NotFound:
 		err = nil // a database without an account is all that can be left
@@ -98,8 +100,9 @@ func (m *Messenger) openSeed(ctx context.Context, pin string) (account.Seed, err
 
 // leaveSwarm lets the own swarm delete everything, and puts into reply how that
 // went. While the members are asked nothing else of the account is at work, so that
-// nothing new gets there after the deletion.
-func (m *Messenger) leaveSwarm(ctx context.Context, seed account.Seed, reply *api.WipeReply) error {
+// nothing new gets there after the deletion, with one exception: where other devices
+// have the account as well, they get a list of devices without this one.
+func (m *Messenger) leaveSwarm(ctx context.Context, seed account.Seed, anyway bool, reply *api.WipeReply) error {
 	m.mu.Lock()
 	locked := m.session == nil
 	m.mu.Unlock()
@@ -122,6 +125,9 @@ func (m *Messenger) leaveSwarm(ctx context.Context, seed account.Seed, reply *ap
 		done, err = s.box.DeleteAll(limited, s.own)
 		cancel()
 		reply.Confirmed, reply.Swarm, reply.Deleted = uint32(done.Members), uint32(done.Swarm), uint32(done.Messages)
+		if err == nil || anyway {
+			s.signOut(ctx)
+		}
 	}
 	if err == nil {
 		s.close()
@@ -143,6 +149,23 @@ func (m *Messenger) leaveSwarm(ctx context.Context, seed account.Seed, reply *ap
 		return err
 	}
 	return nil
+}
+
+// signOut tells the account's other devices, if there are any, that this one is none
+// any more. It is a courtesy: nothing waits for it.
+func (s *session) signOut(ctx context.Context) {
+	others, err := s.archive.SignOut()
+	if err != nil || !others {
+		return
+	}
+	list, err := s.archive.PushConfigs()
+	if err == nil {
+		list = slices.DeleteFunc(list, func(p archive.ConfigPush) bool { return p.Kind != config.DeviceList })
+		err = s.storeConfigs(ctx, list)
+	}
+	if err != nil {
+		s.log.Warn("the account's other devices still list this one", "err", err)
+	}
 }
 
 // awaitList waits for the list of service nodes, which a session that has just

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"go.etcd.io/bbolt"
 
@@ -61,13 +62,44 @@ func (a *Archive) today() int64 { return a.now().Unix() / (24 * 60 * 60) }
 
 // SignIn has this device say that it is at work: its record is made anew when that
 // is another than what the devices of the account know, which is once a day. name
-// counts until the owner chooses another.
+// counts until the owner chooses another, with a number behind it when one of the
+// account's devices is called so already: two of a kind begin with the same.
 func (a *Archive) SignIn(name, kind string) error {
 	return a.signIn(kind, func(d *deviceSelf) {
 		if d.Name == "" {
-			d.Name = config.CutName(name)
+			d.Name = a.freeName(name)
 		}
 	})
+}
+
+func (a *Archive) freeName(name string) string {
+	taken := make(map[string]bool)
+	for d := range a.configs.Devices.All() {
+		taken[strings.ToLower(Tidy(d.Name, config.MaxName))] = true
+	}
+	free := config.CutName(name)
+	for n := 2; taken[strings.ToLower(free)]; n++ {
+		number := fmt.Sprintf(" %d", n)
+		free = Tidy(name, config.MaxName-len(number)) + number
+	}
+	return free
+}
+
+// SignOut takes this device's record out of the devices of the account, and reports
+// whether there are others. It is for a device that leaves.
+func (a *Archive) SignOut() (others bool, err error) {
+	err = a.UpdateConfigs(func(c *Configs) error {
+		pair := a.device.pair()
+		defer pair.Wipe()
+		if _, err := c.Devices.Remove(pair.Ed25519()); err != nil {
+			return err
+		}
+		for range c.Devices.All() {
+			others = true
+		}
+		return nil
+	})
+	return others, err
 }
 
 // RenameDevice is for the owner to call this device something else.

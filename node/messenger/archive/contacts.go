@@ -174,7 +174,9 @@ func (a *Archive) Approve(id account.ID, parcels ...Parcel) (Contact, Result, er
 }
 
 // Block drops whatever comes from somebody from now on. What a stranger wrote is
-// deleted.
+// deleted; what a contact did stays. A device that comes to the account during the
+// block takes nothing of theirs, as with Session's clients: nobody knows how long the
+// block has been there.
 func (a *Archive) Block(id account.ID) (Contact, error) {
 	_, err := a.change(func(tx *bbolt.Tx, w *change) error {
 		c := *w.contact(id)
@@ -196,12 +198,16 @@ func (a *Archive) Block(id account.ID) (Contact, error) {
 	return c, err
 }
 
-// Unblock ends that. Somebody who was a stranger is forgotten.
-func (a *Archive) Unblock(id account.ID) (Contact, error) {
-	_, err := a.change(func(tx *bbolt.Tx, w *change) error {
+// Unblock ends that. What was dropped stays away, from other devices as well: see
+// deleteDropped. Somebody who was a stranger is forgotten.
+func (a *Archive) Unblock(id account.ID) (Contact, Result, error) {
+	r, err := a.change(func(tx *bbolt.Tx, w *change) error {
 		c := w.contact(id)
 		if !c.Blocked {
 			return nil
+		}
+		if err := w.deleteDropped(tx, id); err != nil {
+			return err
 		}
 		if !c.Approved {
 			return w.remove(tx, id)
@@ -211,9 +217,9 @@ func (a *Archive) Unblock(id account.ID) (Contact, error) {
 		return nil
 	})
 	if c, ok := a.Contact(id); ok {
-		return c, err
+		return c, r, err
 	}
-	return Contact{ID: id}, err
+	return Contact{ID: id}, r, err
 }
 
 // Forget deletes somebody with the whole conversation.

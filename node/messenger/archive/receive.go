@@ -171,12 +171,47 @@ func (w *change) see(tx *bbolt.Tx, hash string) (bool, error) {
 	return true, w.a.put(tx, bucketSeen, key, binary.BigEndian.AppendUint64(nil, uint64(w.a.now().Unix())))
 }
 
+// noteDropped remembers what was not taken because of a block, until no node keeps it
+// any more: the time as in see, the sender, the hash.
+func (w *change) noteDropped(tx *bbolt.Tx, in Incoming) error {
+	note := binary.BigEndian.AppendUint64(nil, uint64(w.a.now().Unix()))
+	return w.a.put(tx, bucketSeen, w.a.tag("seen", []byte(in.Hash)), append(append(note, in.With[:]...), in.Hash...))
+}
+
+// deleteDropped has the own swarm delete what somebody wrote during a block, so that
+// it does not come to a device that the account gets after the block. Session's
+// clients leave it there. It is for the device that ends the block: another one may
+// not have heard of that yet when it drops something.
+func (w *change) deleteDropped(tx *bbolt.Tx, from account.ID) error {
+	var hashes []string
+	err := tx.Bucket(bucketSeen).ForEach(func(k, v []byte) error {
+		const whose = 8 // bytes of the time
+		note, err := w.a.open(bucketSeen, k, v)
+		if err == nil && len(note) > whose+len(from) && bytes.Equal(note[whose:whose+len(from)], from[:]) {
+			hashes = append(hashes, string(note[whose+len(from):]))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for part := range slices.Chunk(hashes, maxHashes) {
+		if err := w.enqueue(tx, nil, Parcel{Kind: ParcelDelete, Hashes: part}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (w *change) take(tx *bbolt.Tx, in Incoming) error {
 	if in.With == (account.ID{}) && in.Unsend == nil {
 		return nil
 	}
 	c := w.contact(in.With)
 	if c.Blocked && !in.Own {
+		if in.Message != nil || in.Reaction != nil || in.Unsend != nil {
+			return w.noteDropped(tx, in)
+		}
 		return nil
 	}
 	trusted := in.Own || c.Approved
@@ -558,7 +593,7 @@ func (a *Archive) forgetSeen(tx *bbolt.Tx) (int, error) {
 	b := tx.Bucket(bucketSeen)
 	err := b.ForEach(func(k, v []byte) error {
 		e := entry{key: bytes.Clone(k)}
-		if t, err := a.open(bucketSeen, k, v); err == nil && len(t) == 8 {
+		if t, err := a.open(bucketSeen, k, v); err == nil && len(t) >= 8 {
 			e.at = int64(binary.BigEndian.Uint64(t))
 		}
 		entries = append(entries, e)
