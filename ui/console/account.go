@@ -112,7 +112,6 @@ func (c *Console) phrase(ctx context.Context, rest string) error {
 	} else if account == api.MessengerState_NONE {
 		return usageError(nextSetup)
 	}
-	c.term.print("Whoever sees the 13 words can read and write in your name. Be alone, copy them to paper, clear this screen.")
 	pin, err := c.pinFrom(ctx, rest, "PIN: ")
 	if err != nil {
 		return err
@@ -121,7 +120,7 @@ func (c *Console) phrase(ctx context.Context, rest string) error {
 	if err != nil {
 		return serviceError{messenger, err}
 	}
-	c.term.print(reply.GetPhrase())
+	c.term.print("Whoever sees these 13 words can read and write in your name. Be alone, copy them to paper, clear this screen.", reply.GetPhrase())
 	return nil
 }
 

@@ -418,6 +418,72 @@ func TestWhatIsTypedWhileAMessageComesIsShownAgain(t *testing.T) {
 	}
 }
 
+func TestCtrlCDuringASendSaysWhatBecameOfTheMessage(t *testing.T) {
+	s := devicetest.Start(t)
+	s.Open()
+	s.Change(func() { s.Hang["Send"] = true })
+	u := sit(t, s, nil)
+	at := u.waitPrompt(0)
+	if err := s.Followed(u.ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name  string
+		state api.Message_State
+		want  string
+	}{
+		{"before it was written down", api.Message_NONE, "Not sent: nothing was written down yet."},
+		{"in the outbox", api.Message_WAITING, "Not waited for. It is kept in the outbox and goes out as soon as the network takes it; `unsend` takes it back."},
+		{"that has just gone out", api.Message_STORED, "Not waited for, but it has gone out (stored at 2 of 3)."},
+	} {
+		s.Change(func() {
+			s.Messages = []*api.Message{{SessionId: devicetest.Bob, Outgoing: true, Text: "hello", Id: 7, State: c.state, Stored: 2, Swarm: 3}}
+			if c.state == api.Message_NONE {
+				s.Messages = nil
+			}
+		})
+		called := s.Called("Send")
+		u.key("send Bob hello\r")
+		select {
+		case <-called:
+		case <-u.ctx.Done():
+			t.Fatal("nothing was sent")
+		}
+		u.key("\x03")
+		before := at
+		at = u.waitPrompt(before)
+		if got := strings.Join(u.lines(before, at-1), "\n"); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+	// That it goes out is told then.
+	u.key("\r")
+	at = u.waitPrompt(at)
+	s.Update(devicetest.Bob, 7, api.Update_STATE, func(m *api.Message) { m.State = api.Message_STORED })
+	u.wait("that it was sent", func(l []string) bool {
+		return slices.Contains(l, "* sent to Bob; 2 of the 3 nodes of their swarm keep it")
+	})
+	u.leave()
+}
+
+func TestWhatAnotherDeviceHasReadIsNotAnnounced(t *testing.T) {
+	s := devicetest.Start(t)
+	s.Open()
+	u := sit(t, s, nil)
+	n := u.waitPrompt(0)
+	if err := s.Followed(u.ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []*api.Message{{SessionId: devicetest.Bob, Text: "old", Read: true}, {SessionId: devicetest.Bob, Text: "new"}} {
+		s.Tell(&api.Event{Event: &api.Event_Received{Received: m}})
+	}
+	u.wait("new message", func(l []string) bool { return slices.Contains(l, "* message from Bob: new") })
+	if got := u.lines(n-1, n)[0]; got != "* message from Bob: new" {
+		t.Errorf("announced is %q", got)
+	}
+	u.leave()
+}
+
 func TestALogLineLeavesWhatIsTypedInPlace(t *testing.T) {
 	s := devicetest.Start(t)
 	s.Open()
@@ -524,10 +590,10 @@ func TestPlainLinesComeOutWithoutPromptAndEcho(t *testing.T) {
 func TestCtrlCStopsWaitingForAnAnswer(t *testing.T) {
 	s := devicetest.Start(t)
 	s.Open()
-	s.Hang["Send"] = true
+	s.Hang["React"] = true
 	u := sit(t, s, nil)
 	n := u.waitPrompt(0)
-	u.key("send Bob hello\r")
+	u.key("react Bob 1 👍\r")
 	u.wait("new line", func(l []string) bool { return len(l) > n })
 	u.key("\x03")
 	end := u.waitPrompt(n)

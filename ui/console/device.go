@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"hearth/node/account"
 	"hearth/node/api"
 )
 
@@ -214,7 +215,7 @@ func (c *Console) peers(ctx context.Context, _ string) error {
 	}
 	var lines []string
 	for _, p := range reply.GetPeers() {
-		line := fmt.Sprintf("%-13s %-22s swarm %s", shortID(p.GetEd25519()), p.GetAddress(), orNone(p.GetSwarm()))
+		line := fmt.Sprintf("%-13s %-22s swarm %s", account.ShortID(p.GetEd25519()), p.GetAddress(), orNone(p.GetSwarm()))
 		if p.GetOwnSwarm() {
 			line += " (own)"
 		}

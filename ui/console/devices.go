@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"hearth/node/account"
 	"hearth/node/api"
 	"hearth/ui/qr"
 )
@@ -26,19 +27,19 @@ func deviceCommands() []*command {
 }
 
 func (c *Console) link(ctx context.Context, rest string) error {
-	account, err := c.accountNow(ctx)
+	state, err := c.accountNow(ctx)
 	if err != nil {
 		return err
 	}
 	code := strings.TrimSpace(rest)
 	switch {
-	case account == api.MessengerState_LOCKED:
+	case state == api.MessengerState_LOCKED:
 		return usageError(nextUnlock(nil))
-	case account == api.MessengerState_OPEN && code != "":
+	case state == api.MessengerState_OPEN && code != "":
 		return usageError("There is an account already: a code is for a device without one. `link` alone makes a code.")
-	case account == api.MessengerState_OPEN:
+	case state == api.MessengerState_OPEN:
 		return c.showLink(ctx)
-	case account == api.MessengerState_STARTING:
+	case state == api.MessengerState_STARTING:
 		return usageError("The vault is still starting; try again in a moment.")
 	}
 	if code == "" {
@@ -51,24 +52,27 @@ func (c *Console) link(ctx context.Context, rest string) error {
 	if code == "" {
 		return usageError("No code was given; nothing was done.")
 	}
+	c.term.print("Asking the network for what waits under the code.")
+	if _, err := c.cfg.Messenger.Join(ctx, &api.JoinRequest{Code: code}); err != nil {
+		return serviceError{messenger, err}
+	}
+	c.term.print("The other device is there. Choose a PIN for this one.")
 	pin, err := c.newPIN(ctx)
 	if err != nil {
 		return err
 	}
-	c.term.print("Asking the network for what waits under the code.")
-	state, err := c.cfg.Messenger.Join(ctx, &api.JoinRequest{Code: code, Pin: pin})
+	joined, err := c.cfg.Messenger.Join(ctx, &api.JoinRequest{Code: code, Pin: pin})
 	if err != nil {
 		return serviceError{messenger, err}
 	}
-	c.setState(state)
-	c.tell(state.GetAccount())
-	c.term.print("This device has the account now. Its Session ID is", state.GetSessionId(),
-		"Profile, contacts and what the network still keeps arrive now. The code is used up.")
+	c.setState(joined)
+	c.tell(joined.GetAccount())
+	c.term.print("This device has the account now. Its Session ID is", joined.GetSessionId(),
+		"Profile, contacts and what the network still keeps arrive now. The code is used up. `devices NAME` names this device.")
 	return nil
 }
 
 func (c *Console) showLink(ctx context.Context) error {
-	c.term.print("Whoever sees the code that comes now can have your account, for ten minutes. Be alone.")
 	pin, err := c.pinFrom(ctx, "", "PIN: ")
 	if err != nil {
 		return err
@@ -81,7 +85,7 @@ func (c *Console) showLink(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.term.print("On the new device, before it has an account:", "link "+reply.GetCode())
+	c.term.print("Whoever sees this code can have your account, for ten minutes. Be alone.", "On the new device, before it has an account:", "link "+reply.GetCode())
 	c.term.printRaw(code.Text()...)
 	c.term.print("It is good for one device, until " + stamp(reply.GetExpires()) + ". Clear this screen afterwards.")
 	return nil
@@ -105,17 +109,24 @@ func (c *Console) devices(ctx context.Context, rest string) error {
 		return nil
 	}
 	var lines []string
+	named := make(map[string]int)
 	for _, d := range reply.GetDevices() {
-		line := fmt.Sprintf("%s, here since %s, last at work on %s", deviceText(d), day(d.GetFirstSeen()), day(d.GetLastSeen()))
+		named[deviceText(d)]++
+	}
+	for _, d := range reply.GetDevices() {
+		line := deviceText(d)
+		if named[line] > 1 { // nobody could tell them apart
+			line += ", " + account.ShortID(d.GetId())
+		}
 		switch {
 		case d.GetOwn():
-			line += " (this one)"
+			line = "this one: " + line
 		case d.GetFresh():
-			line += " (new)"
+			line = "new: " + line
 		}
-		lines = append(lines, line)
+		lines = append(lines, fmt.Sprintf("%s, here since %s, last at work on %s", line, day(d.GetFirstSeen()), day(d.GetLastSeen())))
 	}
-	c.term.print(lines...)
+	c.term.print(append(lines, "`devices NAME` names this one.")...)
 	return nil
 }
 

@@ -72,10 +72,10 @@ func (c *Console) followOnce(ctx context.Context) {
 
 func (c *Console) announce(ctx context.Context, m *api.Message) {
 	c.cfg.Log.Info("message received")
-	from := c.nameOf(ctx, m.GetSessionId())
-	if from == "" {
-		from = m.GetSessionId()
+	if m.GetRead() { // on another device
+		return
 	}
+	from := person(c.nameOf(ctx, m.GetSessionId()), m.GetSessionId())
 	if isGroup(m.GetSessionId()) {
 		from = byline("", m.GetFrom(), m.GetFromName()) + " in " + from
 	}

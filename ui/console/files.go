@@ -123,7 +123,10 @@ func (c *Console) savePicture(ctx context.Context, who, path string) error {
 }
 
 func (c *Console) sendFile(ctx context.Context, rest string) error {
-	to, path := cutWord(rest)
+	to, path, err := c.cutName(ctx, rest)
+	if err != nil {
+		return err
+	}
 	path = unquote(path)
 	if to == "" || path == "" {
 		return usageError("Say to whom and which file: sendfile NAME PATH")
@@ -151,7 +154,9 @@ func (c *Console) sendFile(ctx context.Context, rest string) error {
 	// After an end that the messenger made, the reason comes here.
 	reply, err := stream.CloseAndRecv()
 	if err != nil {
-		return serviceError{messenger, err}
+		return c.notWaitedFor(ctx, err, to, func(m *api.Message) bool {
+			return len(m.GetAttachments()) == 1 && m.GetAttachments()[0].GetName() == filepath.Base(path)
+		})
 	}
 	c.sent(reply)
 	return nil
@@ -159,13 +164,16 @@ func (c *Console) sendFile(ctx context.Context, rest string) error {
 
 func (c *Console) save(ctx context.Context, rest string) error {
 	const usage = "save NAME N PATH"
-	with, left := cutWord(rest)
+	with, left, err := c.cutName(ctx, rest)
+	if err != nil {
+		return err
+	}
 	text, path := cutWord(left)
 	if strings.EqualFold(text, "picture") {
 		return c.savePicture(ctx, with, path)
 	}
 	message, which, several := strings.Cut(text, ".")
-	_, number, _, err := cutNumber(`"`+with+`" `+message, usage)
+	_, number, _, err := numberOf(with, message, usage)
 	if err != nil {
 		return err
 	}
@@ -185,7 +193,7 @@ func (c *Console) save(ctx context.Context, rest string) error {
 		}
 		path = filepath.Join(path, name)
 	}
-	stream, err := c.cfg.Messenger.FetchFile(ctx, &api.FetchFileRequest{With: with, Id: number, File: uint32(file - 1)})
+	stream, err := c.cfg.Messenger.FetchFile(ctx, &api.FetchFileRequest{With: with, Id: number, File: uint32(file - 1), Save: true})
 	if err != nil {
 		return serviceError{messenger, err}
 	}

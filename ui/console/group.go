@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"hearth/node/account"
 	"hearth/node/api"
 )
 
@@ -60,7 +61,10 @@ func (c *Console) group(ctx context.Context, rest string) error {
 	}
 	for _, a := range groupActions {
 		if strings.EqualFold(word, a.name) {
-			name, args := cutWord(left)
+			name, args, err := c.cutGroup(ctx, a, left)
+			if err != nil {
+				return err
+			}
 			if name == "" {
 				// A group can have the name of an action.
 				if g, err := c.oneGroup(ctx, word); err == nil {
@@ -81,6 +85,16 @@ func (c *Console) group(ctx context.Context, rest string) error {
 	}
 	c.showGroup(g)
 	return nil
+}
+
+// cutGroup cuts the name of a group off a line; a new one has none yet that could be
+// looked for.
+func (c *Console) cutGroup(ctx context.Context, a groupAction, line string) (name, rest string, err error) {
+	if a.name == "new" {
+		name, rest = cutWord(line)
+		return name, rest, nil
+	}
+	return c.cutName(ctx, line)
 }
 
 func (c *Console) oneGroup(ctx context.Context, name string) (*api.Group, error) {
@@ -124,11 +138,11 @@ func groupLine(g *api.Group) string {
 			line += ", you are an admin"
 		}
 	case api.Group_INVITED:
-		by := clip(g.GetInvitedByName(), 40)
-		if by == "" {
-			by = "somebody"
+		by := g.GetInvitedBy()
+		if name := g.GetInvitedByName(); name != "" {
+			by = clip(name, 40) + " (" + by + ")"
 		}
-		line += ", " + by + " (" + g.GetInvitedBy() + ") invites you: `group accept` or `group decline`"
+		line += ", " + by + " invites you: `group accept` or `group decline`"
 	case api.Group_REMOVED:
 		line += ", you were removed"
 	case api.Group_DESTROYED:
@@ -198,27 +212,6 @@ func memberText(s api.GroupMember_Status) string {
 	return ""
 }
 
-// words cuts a rest of a line into words, of which those in quotes hold spaces.
-func words(rest string) (list []string) {
-	for {
-		var word string
-		if word, rest = cutWord(rest); word == "" {
-			return list
-		}
-		list = append(list, word)
-		rest = strings.TrimSpace(rest)
-	}
-}
-
-// peopleAnd reads people, behind whom one certain word may stand.
-func peopleAnd(rest, word string) (people []string, with bool) {
-	people = words(rest)
-	if n := len(people); n > 1 && word != "" && strings.EqualFold(people[n-1], word) {
-		return people[:n-1], true
-	}
-	return people, false
-}
-
 // changed tells what a change of a group has led to.
 func (c *Console) changed(g *api.Group, err error, done string) error {
 	if err != nil {
@@ -232,7 +225,10 @@ func (c *Console) changed(g *api.Group, err error, done string) error {
 }
 
 func (c *Console) groupNew(ctx context.Context, name, rest string) error {
-	people := words(rest)
+	people, err := c.people(ctx, rest)
+	if err != nil {
+		return err
+	}
 	if len(people) == 0 {
 		return usageError("Say whom to invite: group new NAME PERSON…")
 	}
@@ -273,7 +269,10 @@ func (c *Console) groupDecline(ctx context.Context, name, rest string) error {
 }
 
 func (c *Console) groupInvite(ctx context.Context, name, rest string) error {
-	people, history := peopleAnd(rest, "history")
+	people, history, err := c.peopleAnd(ctx, rest, "history")
+	if err != nil {
+		return err
+	}
 	if len(people) == 0 {
 		return usageError("Say whom: group invite NAME PERSON…, or group invite NAME PERSON… history")
 	}
@@ -289,7 +288,10 @@ func (c *Console) groupInvite(ctx context.Context, name, rest string) error {
 const exAdmin = " Somebody who was an admin still has the group's seed and could: begin a new group then."
 
 func (c *Console) groupRemove(ctx context.Context, name, rest string) error {
-	people, withMessages := peopleAnd(rest, "messages")
+	people, withMessages, err := c.peopleAnd(ctx, rest, "messages")
+	if err != nil {
+		return err
+	}
 	if len(people) == 0 {
 		return usageError("Say whom: group remove NAME PERSON…, or group remove NAME PERSON… messages")
 	}
@@ -302,7 +304,10 @@ func (c *Console) groupRemove(ctx context.Context, name, rest string) error {
 }
 
 func (c *Console) groupPromote(ctx context.Context, name, rest string) error {
-	people := words(rest)
+	people, err := c.people(ctx, rest)
+	if err != nil {
+		return err
+	}
 	if len(people) == 0 {
 		return usageError("Say whom: group promote NAME PERSON…")
 	}
@@ -361,7 +366,7 @@ func (c *Console) groupPicture(ctx context.Context, name, rest string) error {
 }
 
 func (c *Console) groupDelete(ctx context.Context, name, rest string) error {
-	_, number, _, err := cutNumber(`"`+name+`" `+rest, "group delete NAME N")
+	_, number, _, err := numberOf(name, rest, "group delete NAME N")
 	if err != nil {
 		return err
 	}
@@ -473,7 +478,7 @@ func byline(with, from, fromName string) string {
 	case fromName != "":
 		return clip(fromName, 24)
 	}
-	return shortID(from)
+	return account.ShortID(from)
 }
 
 // groupInfo tells what happened in a group.

@@ -3,8 +3,10 @@ package console
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
@@ -27,13 +29,14 @@ func messageCommands() []*command {
 		{name: "save", arguments: "NAME N PATH", summary: "keeps a file that came with a message", slow: true, leaves: true, run: (*Console).save,
 			more: []string{numbered + " Of several files 3.2 is the second one of message 3.",
 				"PATH is a new file, or a folder. Files are fetched when you ask for them, never by themselves.",
+				"Between two people the other side is told that you have kept it, as Session's apps do.",
 				"What breaks off goes on where it was. The picture of a contact: save NAME picture PATH"}},
 		{name: "picture", arguments: "[PATH]", summary: "shows whether you have a picture, or sets it", slow: true, leaves: true, run: (*Console).picture,
 			more: []string{"It goes out with your messages, at most 600 pixels each way. The path - is none."}},
 		{name: "find", arguments: "TEXT", summary: "finds messages that hold a text", run: (*Console).find,
 			more: []string{"The latest 50 of all conversations, whatever the case of the letters. `older NAME N` shows what was before one."}},
 		{name: "older", arguments: "NAME N", summary: "shows what was before a message", run: (*Console).older,
-			more: []string{numbered}},
+			more: []string{numbered + " 50 messages are shown at a time, and the number with which to go on."}},
 		{name: "unsend", arguments: "NAME N", summary: "deletes a message of yours, for both sides", run: (*Console).unsend,
 			more: []string{numbered, "It is deleted here and in the network at once. Their device is asked to do the same; it may have been read."}},
 		{name: "timer", arguments: "NAME [TIMER]", summary: "lets messages disappear: off, read 12h, send 1d", run: (*Console).timer,
@@ -48,13 +51,22 @@ func messageCommands() []*command {
 		{name: "name", arguments: "[NAME]", summary: "shows or sets what you call yourself", run: (*Console).displayName,
 			more: []string{"It goes out with your messages. The name - is none."}},
 		{name: "settings", arguments: "[X on|off]", summary: "shows the settings, or sets receipts, typing or lock", run: (*Console).settings,
-			more: []string{"receipts: tell others that you have read their messages, and be told.", "typing: tell others that you are writing, and be told."}},
+			more: []string{"settings receipts on|off: tell others that you have read their messages, and be told.",
+				"settings typing on|off: tell others that you are writing, and be told.",
+				"settings lock MINUTES: close the account when nobody has used it for 1 to 1440 minutes; settings lock off: never by itself."}},
 	}
 }
 
 // cutNumber reads whom a command is about and which message.
-func cutNumber(rest, usage string) (with string, number uint64, left string, err error) {
-	with, rest = cutWord(rest)
+func (c *Console) cutNumber(ctx context.Context, rest, usage string) (with string, number uint64, left string, err error) {
+	if with, rest, err = c.cutName(ctx, rest); err != nil {
+		return "", 0, "", err
+	}
+	return numberOf(with, rest, usage)
+}
+
+// numberOf reads which message of a conversation a command is about.
+func numberOf(with, rest, usage string) (_ string, number uint64, left string, err error) {
 	text, left := cutWord(rest)
 	number, parseErr := strconv.ParseUint(strings.TrimPrefix(text, "#"), 10, 64)
 	if with == "" || parseErr != nil || number == 0 {
@@ -65,7 +77,7 @@ func cutNumber(rest, usage string) (with string, number uint64, left string, err
 
 func (c *Console) reply(ctx context.Context, rest string) error {
 	const usage = "reply NAME N TEXT"
-	to, number, text, err := cutNumber(rest, usage)
+	to, number, text, err := c.cutNumber(ctx, rest, usage)
 	if err != nil {
 		return err
 	}
@@ -82,11 +94,45 @@ func (c *Console) sendText(ctx context.Context, r *api.SendRequest) error {
 	}
 	reply, err := c.cfg.Messenger.Send(ctx, r)
 	if err != nil {
-		return serviceError{messenger, err}
+		return c.notWaitedFor(ctx, err, r.GetTo(), func(m *api.Message) bool { return m.GetText() == r.GetText() })
 	}
 	c.sent(reply)
 	return nil
 }
+
+// afterwards is how long is looked for what became of a message that was not waited
+// for.
+const afterwards = 5 * time.Second
+
+// notWaitedFor explains the error of a message that was to be sent. When it is only
+// that nobody waited, the message is most often in the outbox already, which is said,
+// and told again when it has gone out.
+func (c *Console) notWaitedFor(ctx context.Context, err error, to string, isIt func(*api.Message) bool) error {
+	if ctx.Err() == nil {
+		return serviceError{messenger, err}
+	}
+	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+	defer cancel()
+	reply, lookErr := c.cfg.Messenger.Messages(look, &api.MessagesRequest{With: to, Limit: recent})
+	if lookErr != nil {
+		return usageError("Not waited for. Whether it was written down cannot be seen now; `read` shows it if so.")
+	}
+	for _, m := range slices.Backward(reply.GetMessages()) {
+		if !m.GetOutgoing() || !isIt(m) {
+			continue
+		}
+		if m.GetState() == api.Message_WAITING {
+			c.wait(m.GetId())
+			return usageError("Not waited for. It is kept in the outbox and goes out as soon as the network takes it; `unsend` takes it back.")
+		}
+		return usageError("Not waited for, but it has gone out" + stateText(m) + ".")
+	}
+	return usageError("Not sent: nothing was written down yet.")
+}
+
+// recent is how many messages of a conversation are looked at for one that was just
+// written.
+const recent = 10
 
 func (c *Console) sent(reply *api.SendReply) {
 	if reply.GetState() == api.Message_WAITING {
@@ -117,7 +163,7 @@ func (c *Console) waited(number uint64) bool {
 }
 
 func (c *Console) react(ctx context.Context, rest string) error {
-	with, number, rest, err := cutNumber(rest, "react NAME N EMOJI")
+	with, number, rest, err := c.cutNumber(ctx, rest, "react NAME N EMOJI")
 	if err != nil {
 		return err
 	}
@@ -138,7 +184,7 @@ func (c *Console) react(ctx context.Context, rest string) error {
 }
 
 func (c *Console) unsend(ctx context.Context, rest string) error {
-	with, number, _, err := cutNumber(rest, "unsend NAME N")
+	with, number, _, err := c.cutNumber(ctx, rest, "unsend NAME N")
 	if err != nil {
 		return err
 	}
@@ -155,8 +201,11 @@ func (c *Console) unsend(ctx context.Context, rest string) error {
 }
 
 func (c *Console) timer(ctx context.Context, rest string) error {
-	const usage = usageError("Say with whom and when: timer NAME off, timer NAME read 12h, timer NAME send 1d")
-	with, rest := cutWord(rest)
+	const usage = usageError("Say with whom and when: timer NAME off, timer NAME read 12h, timer NAME send 1d; from 10s to 2w")
+	with, rest, err := c.cutName(ctx, rest)
+	if err != nil {
+		return err
+	}
 	kind, rest := cutWord(rest)
 	if with == "" {
 		return usage
@@ -175,8 +224,11 @@ func (c *Console) timer(ctx context.Context, rest string) error {
 	}
 	if t.Type != api.Timer_OFF {
 		seconds, ok := parseSeconds(strings.TrimSpace(rest))
-		if !ok {
+		switch {
+		case !ok:
 			return usage
+		case seconds < minTimer || seconds > maxTimer:
+			return usageError("Messages disappear after 10 seconds (10s) to 2 weeks (2w).")
 		}
 		t.Seconds = seconds
 	}
@@ -216,6 +268,12 @@ func timerText(t *api.Timer) string {
 	}
 	return "messages disappear " + spell(t.GetSeconds()) + " " + when
 }
+
+// Bounds of a timer in seconds, as service nodes have them.
+const (
+	minTimer = 10
+	maxTimer = 14 * 24 * 60 * 60
+)
 
 // units are what people write durations in, the longest first.
 var units = []struct {
@@ -282,14 +340,15 @@ func (c *Console) about(ctx context.Context, name, rest, done string, call func(
 	if err != nil {
 		return serviceError{messenger, err}
 	}
-	shown := contact.GetName()
-	if shown == "" {
-		shown = contact.GetSessionId()
-	}
+	shown := person(contact.GetName(), contact.GetSessionId())
 	if shown == "" {
 		shown = who
 	}
-	c.term.print(clip(shown, 66) + " " + done)
+	text := clip(shown, 66) + " " + done
+	if n := contact.GetUnread(); n > 0 && contact.GetApproved() && !contact.GetBlocked() {
+		text += " " + unreadText(n) + ", see `read`."
+	}
+	c.term.print(text)
 	return nil
 }
 
@@ -347,7 +406,7 @@ func (c *Console) settings(ctx context.Context, rest string) error {
 			minutes, err = 0, nil
 		}
 		if err != nil {
-			return usageError("Say after how many minutes without use the account locks: settings lock 10, settings lock off")
+			return usageError("Say after how many minutes without use, 1 to 1440, the account locks: settings lock 10, settings lock off")
 		}
 		r.LockMinutes = proto.Uint32(uint32(minutes))
 	} else if what != "" {
@@ -360,7 +419,7 @@ func (c *Console) settings(ctx context.Context, rest string) error {
 		case "typing":
 			r.Typing = proto.Bool(value == "on")
 		default:
-			return usageError("There is no such setting; there are receipts, typing and lock.")
+			return usageError("There is no such setting; there are receipts, typing and lock. `help settings` explains them.")
 		}
 	}
 	reply, err := c.cfg.Messenger.Settings(ctx, r)
@@ -487,12 +546,7 @@ func stateText(m *api.Message) string {
 
 // happened tells what came in besides messages of contacts.
 func (c *Console) happened(ctx context.Context, event *api.Event) {
-	who := func(id string) string {
-		if name := c.nameOf(ctx, id); name != "" {
-			return clip(name, 66)
-		}
-		return id
-	}
+	who := func(id string) string { return person(c.nameOf(ctx, id), id) }
 	switch e := event.GetEvent().(type) {
 	case *api.Event_Request:
 		// What strangers write is not put before anybody's eyes.
@@ -506,7 +560,7 @@ func (c *Console) happened(ctx context.Context, event *api.Event) {
 	case *api.Event_Group:
 		if e.Group.GetState() == api.Group_INVITED {
 			// As with strangers: not a word of it is put before anybody's eyes.
-			c.term.print("* invitation to a group from " + e.Group.GetInvitedBy() + "; `groups` lists it")
+			c.term.print("* invitation to a group from " + who(e.Group.GetInvitedBy()) + "; `groups` lists it")
 		}
 	case *api.Event_Device:
 		c.newDevice(e.Device)

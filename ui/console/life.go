@@ -49,6 +49,9 @@ func (c *Console) restore(ctx context.Context, rest string) error {
 	if phrase == "" {
 		return usageError("No words were given; nothing was done.")
 	}
+	if _, err := c.cfg.Messenger.Restore(ctx, &api.RestoreRequest{Phrase: phrase}); err != nil {
+		return serviceError{messenger, err}
+	}
 	pin, err := c.newPIN(ctx)
 	if err != nil {
 		return err

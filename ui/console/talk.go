@@ -1,12 +1,14 @@
 package console
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"hearth/node/account"
 	"hearth/node/api"
 )
 
@@ -16,7 +18,10 @@ const messenger = "messenger"
 const MaxMessage = 2000
 
 func (c *Console) send(ctx context.Context, rest string) error {
-	to, text := cutWord(rest)
+	to, text, err := c.cutName(ctx, rest)
+	if err != nil {
+		return err
+	}
 	if to == "" || strings.TrimSpace(text) == "" {
 		return usageError("Say to whom and what: send ID|NAME TEXT")
 	}
@@ -72,12 +77,15 @@ func (c *Console) readOne(ctx context.Context, with string) error {
 	}
 	id := reply.GetMessages()[0].GetSessionId()
 	c.printConversation(c.nameOf(ctx, id), id, reply.GetMessages())
+	if len(reply.GetMessages()) == readLimit {
+		c.term.print(before(with, reply.GetMessages()))
+	}
 	return nil
 }
 
 // older shows the messages before one, page by page.
 func (c *Console) older(ctx context.Context, rest string) error {
-	with, number, _, err := cutNumber(rest, "older NAME N")
+	with, number, _, err := c.cutNumber(ctx, rest, "older NAME N")
 	if err != nil {
 		return err
 	}
@@ -86,12 +94,31 @@ func (c *Console) older(ctx context.Context, rest string) error {
 		return serviceError{messenger, err}
 	}
 	if len(reply.GetMessages()) == 0 {
-		c.term.print("Nothing was before that.")
+		c.term.print(fmt.Sprintf("Nothing is before #%d; `read %s` shows the latest.", number, quoted(with)))
 		return nil
 	}
 	id := reply.GetMessages()[0].GetSessionId()
 	c.printConversation(c.nameOf(ctx, id), id, reply.GetMessages())
+	if len(reply.GetMessages()) < readLimit {
+		c.term.print("This is the beginning.")
+	} else {
+		c.term.print(before(with, reply.GetMessages()))
+	}
 	return nil
+}
+
+// before says how to see what was before messages.
+func before(with string, messages []*api.Message) string {
+	first := slices.MinFunc(messages, func(a, b *api.Message) int { return cmp.Compare(a.GetId(), b.GetId()) })
+	return fmt.Sprintf("`older %s %d` shows what was before.", quoted(with), first.GetId())
+}
+
+// quoted is a name as it can be typed.
+func quoted(name string) string {
+	if strings.Contains(name, " ") {
+		return `"` + name + `"`
+	}
+	return name
 }
 
 // find shows messages with a text, one conversation after the other.
@@ -105,7 +132,7 @@ func (c *Console) find(ctx context.Context, rest string) error {
 		return serviceError{messenger, err}
 	}
 	if len(reply.GetMessages()) == 0 {
-		c.term.print("No message has that in it.")
+		c.term.print(fmt.Sprintf("No message has %q in it. Looked through are the texts, names of files and links of all contacts and groups, whatever the case.", clip(text, 60)))
 		return nil
 	}
 	var order []string
@@ -121,11 +148,16 @@ func (c *Console) find(ctx context.Context, rest string) error {
 		slices.Reverse(found[id])
 		c.printConversation(c.nameOf(ctx, id), id, found[id])
 	}
+	if n := len(reply.GetMessages()); n < readLimit {
+		c.term.print(count(n, "message") + " found. `older NAME N` shows what was before one.")
+	} else {
+		c.term.print(fmt.Sprintf("These are the latest %d; there may be more: say more of the text. `older NAME N` shows what was before one.", n))
+	}
 	return nil
 }
 
 func (c *Console) printConversation(name, id string, messages []*api.Message) {
-	head, short := "With "+id, shortID(id)
+	head, short := "With "+id, account.ShortID(id)
 	if name != "" && name != id {
 		head, short = "With "+name+" ("+id+")", clip(name, 24)
 	}
@@ -209,13 +241,6 @@ func (c *Console) nameOf(ctx context.Context, id string) string {
 		}
 	}
 	return ""
-}
-
-func shortID(id string) string {
-	if len(id) <= 12 {
-		return id
-	}
-	return id[:6] + "…" + id[len(id)-4:]
 }
 
 func stamp(ms int64) string { return time.UnixMilli(ms).UTC().Format("2006-01-02 15:04") }

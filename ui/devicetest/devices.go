@@ -2,6 +2,7 @@ package devicetest
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"google.golang.org/grpc/codes"
@@ -18,7 +19,7 @@ const Code = "7QK2-M9TX-W3AR-B6DH-4NEC-PV8S"
 func (s *Services) Arrive(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d := &api.AccountDevice{Id: name, Name: name, Kind: "desktop", FirstSeen: Minute, LastSeen: Minute, Fresh: true}
+	d := &api.AccountDevice{Id: fmt.Sprintf("%064x", len(s.Devices)), Name: name, Kind: "desktop", FirstSeen: Minute, LastSeen: Minute, Fresh: true}
 	s.Devices = append(s.Devices, d)
 	s.State.NewDevices++
 	s.tell(&api.Event{Event: &api.Event_Device{Device: proto.CloneOf(d)}})
@@ -34,6 +35,9 @@ func (m messengerServer) Link(_ context.Context, r *api.LinkRequest) (*api.LinkR
 func (m messengerServer) Join(_ context.Context, r *api.JoinRequest) (*api.MessengerState, error) {
 	if r.GetCode() != Code {
 		return nil, status.Error(codes.InvalidArgument, "this is no code, or it is mistyped: it has six groups of four characters")
+	}
+	if r.GetPin() == "" {
+		return m.state(), nil
 	}
 	m.s.PIN = r.GetPin()
 	m.open()

@@ -64,6 +64,7 @@ type Services struct {
 	Hang map[string]bool
 
 	mu        sync.Mutex
+	called    map[string]chan struct{} // closed with the next call of a method
 	followers map[chan *api.Event]bool
 	log       chan string   // lines on their way to the console
 	shown     chan struct{} // one for each that it has confirmed
@@ -205,12 +206,27 @@ func (s *Services) tell(e *api.Event) {
 	}
 }
 
+// Called is closed when somebody calls a method, such as "Send", the next time.
+func (s *Services) Called(method string) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.called == nil {
+		s.called = make(map[string]chan struct{})
+	}
+	s.called[method] = make(chan struct{})
+	return s.called[method]
+}
+
 // allowed is what every call goes through first.
 func (s *Services) allowed(ctx context.Context, method string) error {
 	parts := strings.Split(method, "/") // "", "hearth.Messenger", "Send"
 	service, name := strings.TrimPrefix(parts[1], "hearth."), parts[2]
 	s.mu.Lock()
 	down, fail, hang := s.Down[service], s.Fail[name], s.Hang[name]
+	if c := s.called[name]; c != nil {
+		close(c)
+		delete(s.called, name)
+	}
 	s.mu.Unlock()
 	switch {
 	case down:
@@ -298,6 +314,9 @@ func (m messengerServer) Restore(_ context.Context, r *api.RestoreRequest) (*api
 	}
 	if r.GetPhrase() != Words {
 		return nil, status.Error(codes.InvalidArgument, "not a recovery phrase: word 4: the word is not in the list")
+	}
+	if r.GetPin() == "" {
+		return m.state(), nil
 	}
 	m.s.PIN = r.GetPin()
 	m.open()

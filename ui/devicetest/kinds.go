@@ -25,7 +25,7 @@ func (s *Services) Request(name, text string) {
 	defer s.mu.Unlock()
 	m := &api.Message{SessionId: Stranger, Text: text, Timestamp: Minute + int64(len(s.Messages))*60_000, Id: s.number(Stranger)}
 	s.Messages = append(s.Messages, m)
-	s.Contacts = append(s.Contacts, &api.Contact{SessionId: Stranger, Name: name, ProfileName: name, LastText: text, LastTime: m.Timestamp})
+	s.Contacts = append(s.Contacts, &api.Contact{SessionId: Stranger, Name: name, ProfileName: name, LastText: text, LastTime: m.Timestamp, Unread: 1})
 	s.State.Requests++
 	s.tell(&api.Event{Event: &api.Event_Request{Request: proto.CloneOf(m)}})
 	s.tell(&api.Event{Event: &api.Event_State{State: proto.CloneOf(s.State)}})
