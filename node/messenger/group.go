@@ -61,6 +61,7 @@ type circle struct {
 	id account.ID
 
 	wake chan struct{} // asks for a round at once
+	ear  *ear          // at the group's swarm
 
 	// mu is held while the group is looked at or changed, and never while the
 	// network is asked.
@@ -75,8 +76,6 @@ type circle struct {
 	refused map[path.Key]bool // members that do not let the owner in
 	prefer  path.Key          // the member that has news
 	active  time.Time         // when somebody last said something, by this machine's clock
-	hearing bool              // a member tells of messages
-	quiet   int               // rounds since then
 	shown   *api.Group        // as it was last told
 	asked   bool              // the swarm has answered since the start
 }
@@ -124,7 +123,9 @@ func (s *session) openGroups() error {
 }
 
 func (s *session) newCircle(rec archive.Group, entry config.Group) *circle {
-	return &circle{s: s, id: entry.ID, rec: rec, entry: entry, wake: make(chan struct{}, 1), turned: make(chan struct{}), refused: make(map[path.Key]bool)}
+	c := &circle{s: s, id: entry.ID, rec: rec, entry: entry, wake: make(chan struct{}, 1), turned: make(chan struct{}), refused: make(map[path.Key]bool)}
+	c.ear = &ear{s: s, owner: c.id, ask: c.askMember, poll: c.wake}
+	return c
 }
 
 func (c *circle) options() (group.Options, error) {

@@ -101,12 +101,13 @@ func (c *circle) rounded(err error) time.Duration {
 	}
 	c.failed, c.trouble, c.asked = 0, "", true
 	quiet := c.s.m.cfg.Now().Sub(c.active)
-	switch {
-	case c.busy() && quiet < groupBusy:
+	if c.busy() && quiet < groupBusy {
 		return min(pollFast, interval)
-	case c.hearing:
-		c.quiet++
-		return max(interval, min(interval<<min(c.quiet, 10), listenSlowest))
+	}
+	if pause, told := c.ear.pause(interval); told {
+		return pause
+	}
+	switch {
 	case quiet < groupStirred:
 		return min(pollFast, interval)
 	case quiet < groupLively:
@@ -557,71 +558,32 @@ func (c *circle) keepHearing(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	spaces := slices.Sorted(slices.Values(groupSpaces))
-	for ctx.Err() == nil {
-		rest := listenRest
-		members, _, err := c.s.box.Swarm(ctx, c.id)
-		if err == nil && len(members) > 0 {
-			rest = c.hear(ctx, members[0], spaces)
-			c.setHearing(false)
-		}
-		if mailbox.Pause(ctx, rest) != nil {
-			return
-		}
-	}
+	c.ear.keep(ctx)
 }
 
-// hear waits at one member until that fails, and says how long to rest then.
-func (c *circle) hear(ctx context.Context, node swarm.Node, spaces []int16) (rest time.Duration) {
-	vain := 0
-	for wait := time.Duration(0); ; wait = listenWait {
-		who, err := c.signer()
-		if err != nil {
-			return listenNever
-		}
-		last := c.lasts(node.Ed25519, spaces)
-		began := c.s.m.cfg.Now()
-		news, err := c.s.box.AwaitMessages(ctx, who, node, spaces, last, wait)
-		switch {
-		case ctx.Err() != nil:
-			return 0
-		case errors.Is(err, mailbox.ErrNoMonitor):
-			return listenNever
-		case err != nil:
-			c.s.log.Debug("waiting for messages of a group", "err", err)
-			return listenRest
-		}
-		c.setHearing(true)
-		if news {
-			c.mu.Lock()
-			c.prefer = node.Ed25519
-			turned := c.turned
-			c.mu.Unlock()
-			nudge(c.wake)
-			select {
-			case <-turned:
-			case <-ctx.Done():
-				return 0
-			}
-		}
-		if vain++; !slices.Equal(last, c.lasts(node.Ed25519, spaces)) || c.s.m.cfg.Now().Sub(began) >= wait/2 {
-			vain = 0
-		}
-		if vain >= listenVain {
-			return listenRest
-		}
-	}
-}
+var heardSpaces = slices.Sorted(slices.Values(groupSpaces))
 
-func (c *circle) setHearing(works bool) {
+// askMember is what the ear at a group's swarm asks. What is new a round fetches, in
+// the order that the keys need.
+func (c *circle) askMember(ctx context.Context, member swarm.Node, wait time.Duration) (news bool, err error) {
+	who, err := c.signer()
+	if err != nil {
+		return false, err
+	}
+	last := c.lasts(member.Ed25519, heardSpaces)
+	told, err := c.s.box.AwaitMessages(ctx, who, member, heardSpaces, last, wait)
+	if err != nil || !told {
+		return false, err
+	}
 	c.mu.Lock()
-	ended := c.hearing && !works
-	c.hearing = works
-	if !works {
-		c.quiet = 0
-	}
+	c.prefer = member.Ed25519
+	turned := c.turned
 	c.mu.Unlock()
-	if ended {
-		nudge(c.wake)
+	nudge(c.wake)
+	select {
+	case <-turned:
+	case <-ctx.Done():
+		return false, ctx.Err()
 	}
+	return !slices.Equal(last, c.lasts(member.Ed25519, heardSpaces)), nil
 }

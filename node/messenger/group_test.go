@@ -399,7 +399,8 @@ func TestQuietGroupsAreAskedSeldom(t *testing.T) {
 		{"after many", time.Hour, 0, 100, errors.New("x"), pollLongest},
 	} {
 		ci := m.session.newCircle(archive.Group{}, config.Group{})
-		ci.active, ci.hearing, ci.quiet, ci.failed = now.Add(-c.quiet), c.hearing > 0, max(c.hearing-1, 0), c.failed
+		ci.active, ci.failed = now.Add(-c.quiet), c.failed
+		ci.ear.told, ci.ear.slowed = c.hearing > 0, max(c.hearing-1, 0)
 		if got := ci.rounded(c.err); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}

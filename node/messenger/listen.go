@@ -4,18 +4,19 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
+	"hearth/node/account"
 	"hearth/node/messenger/mailbox"
 	"hearth/node/messenger/path"
 	"hearth/node/swarm"
 )
 
-// Besides polling, one member of the own swarm is asked to answer when a message
-// comes. The request goes through an onion like any other, and a new one follows
-// each answer, so that a message is here one way through the onion after it was
-// stored. Polling goes on, slower, because that one member could miss a message, or
-// keep it to itself.
+// Besides polling, one member of a swarm is asked to answer when a message comes. The
+// request goes through an onion like any other, and a new one follows each answer, so
+// that a message is here one way through the onion after it was stored. Polling goes
+// on, slower, because that one member could miss a message, or keep it to itself.
 
 const (
 	// listenWait is how long a member is to wait. The nodes of the path wait 30 s,
@@ -28,101 +29,142 @@ const (
 	listenVain    = 3                // answers before their time and without news, in a row, that are put up with
 )
 
-// keepListening waits for messages until ctx ends. It begins when polling has once
-// fetched what there is.
-func (s *session) keepListening(ctx context.Context) {
-	select {
-	case <-s.polledOnce:
-	case <-ctx.Done():
-		return
-	}
+// An ear waits for messages in one swarm, the own or a group's.
+type ear struct {
+	s     *session
+	owner account.ID // whose swarm it is
+	// ask has a member answer when there is something new, or else after wait, which
+	// may be 0, and takes in what that is.
+	ask  func(ctx context.Context, member swarm.Node, wait time.Duration) (news bool, err error)
+	poll chan struct{} // receives when polling has to take over
+
+	mu     sync.Mutex
+	told   bool // a member tells of messages
+	slowed int  // rounds of polling since that began
+}
+
+// keep listens until ctx ends.
+func (e *ear) keep(ctx context.Context) {
 	resting := make(map[path.Key]time.Time) // and until when
 	for ctx.Err() == nil {
-		node, ok, rest := s.listener(ctx, resting)
+		member, ok := e.choose(ctx, resting)
 		if ok {
-			rest = s.listen(ctx, node)
-			s.setListening(false)
-			resting[node.Ed25519] = s.m.cfg.Now().Add(rest)
+			rest := e.listen(ctx, member)
+			e.set(false)
+			resting[member.Ed25519] = e.s.m.cfg.Now().Add(rest)
 			continue
 		}
-		if mailbox.Pause(ctx, rest) != nil {
+		if mailbox.Pause(ctx, listenRest) != nil {
 			return
 		}
 	}
 }
 
-// listener chooses a member of the own swarm that is not resting. When there is
-// none, it says how long to wait.
-func (s *session) listener(ctx context.Context, resting map[path.Key]time.Time) (_ swarm.Node, ok bool, rest time.Duration) {
-	now := s.m.cfg.Now()
+// choose gives a member that is not resting, if there is one.
+func (e *ear) choose(ctx context.Context, resting map[path.Key]time.Time) (_ swarm.Node, ok bool) {
+	now := e.s.m.cfg.Now()
 	for k, until := range resting {
 		// The clock may have been set back since.
 		if left := until.Sub(now); left <= 0 || left > listenNever {
 			delete(resting, k)
 		}
 	}
-	members, _, err := s.box.Swarm(ctx, s.own.ID())
+	members, _, err := e.s.box.Swarm(ctx, e.owner)
 	if err != nil {
-		return swarm.Node{}, false, listenRest
+		return swarm.Node{}, false
 	}
 	for _, m := range members {
 		if _, rests := resting[m.Ed25519]; !rests {
-			return m, true, 0
+			return m, true
 		}
 	}
-	return swarm.Node{}, false, listenRest
+	return swarm.Node{}, false
 }
 
 // listen waits for messages at one member, until that fails, and says how long the
 // member is to be left alone then.
-func (s *session) listen(ctx context.Context, node swarm.Node) (rest time.Duration) {
+func (e *ear) listen(ctx context.Context, member swarm.Node) (rest time.Duration) {
 	vain := 0
 	// The first request is answered at once: it shows whether the member can do it.
 	for wait := time.Duration(0); ; wait = listenWait {
-		began := s.m.cfg.Now()
-		pages, err := s.box.Monitor(ctx, s.own, node, ownSpaces, s.lasts(node, ownSpaces), wait)
+		began := e.s.m.cfg.Now()
+		news, err := e.ask(ctx, member, wait)
 		switch {
 		case ctx.Err() != nil:
 			return 0
 		case errors.Is(err, mailbox.ErrNoMonitor):
 			return listenNever
 		case err != nil:
-			s.log.Debug("waiting for messages", "err", err)
+			e.s.log.Debug("waiting for messages", "err", err)
 			return listenRest
 		}
-		news, err := s.takePages(node, pages)
-		if err != nil {
-			return listenRest
-		}
-		if slices.ContainsFunc(pages, func(p mailbox.Page) bool { return p.More }) {
-			if err := s.fetch(ctx, node); err != nil {
-				return listenRest
-			}
-		}
-		s.setListening(true)
+		e.set(true)
 		// Polling may have been quicker, but not always: this member would have us
 		// ask again and again.
-		if vain++; news || s.m.cfg.Now().Sub(began) >= wait/2 {
+		if vain++; news || e.s.m.cfg.Now().Sub(began) >= wait/2 {
 			vain = 0
 		}
 		if vain >= listenVain {
-			s.log.Debug("a service node answers without having news")
+			e.s.log.Debug("a service node answers without having news")
 			return listenRepent
 		}
 	}
 }
 
-// setListening says whether messages are waited for at a member. When that ends,
-// polling takes over at once.
-func (s *session) setListening(works bool) {
-	s.mu.Lock()
-	ended := s.listening && !works
-	s.listening = works
-	if !works {
-		s.slowed = 0
+// set says whether a member tells of messages. When that ends, polling takes over at
+// once.
+func (e *ear) set(told bool) {
+	e.mu.Lock()
+	ended := e.told && !told
+	e.told = told
+	if !told {
+		e.slowed = 0
 	}
-	s.mu.Unlock()
+	e.mu.Unlock()
 	if ended {
-		nudge(s.wake)
+		nudge(e.poll)
 	}
+}
+
+func (e *ear) tells() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.told
+}
+
+// pause is the time until the next round of polling, which grows while a member
+// tells of messages; ok is false when none does.
+func (e *ear) pause(interval time.Duration) (_ time.Duration, ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.told {
+		return 0, false
+	}
+	e.slowed++
+	return max(interval, min(interval<<min(e.slowed, 10), listenSlowest)), true
+}
+
+// keepListening waits for messages of the own swarm until ctx ends. It begins when
+// polling has once fetched what there is.
+func (s *session) keepListening(ctx context.Context) {
+	select {
+	case <-s.polledOnce:
+		s.ear.keep(ctx)
+	case <-ctx.Done():
+	}
+}
+
+// askOwn is what the ear at the own swarm asks.
+func (s *session) askOwn(ctx context.Context, member swarm.Node, wait time.Duration) (news bool, err error) {
+	pages, err := s.box.Monitor(ctx, s.own, member, ownSpaces, s.lasts(member, ownSpaces), wait)
+	if err != nil {
+		return false, err
+	}
+	if news, err = s.takePages(member, pages); err != nil {
+		return false, err
+	}
+	if slices.ContainsFunc(pages, func(p mailbox.Page) bool { return p.More }) {
+		err = s.fetch(ctx, member)
+	}
+	return news, err
 }

@@ -68,12 +68,11 @@ func (s *session) pollPause(failed int) time.Duration {
 	if failed > 0 {
 		return max(interval, min(interval<<min(failed-1, 10), pollLongest))
 	}
+	if pause, told := s.ear.pause(interval); told {
+		return pause
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.listening {
-		s.slowed++
-		return max(interval, min(interval<<min(s.slowed, 10), listenSlowest))
-	}
 	if !s.active.IsZero() && s.m.cfg.Now().Sub(s.active) < pollStirred {
 		return min(pollFast, interval)
 	}

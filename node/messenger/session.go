@@ -33,6 +33,7 @@ type session struct {
 	prover   *light.Prover // nil where nobody proves the node list
 	outbox   *outbox
 	groups   *groups
+	ear      *ear   // at the own swarm
 	leftover uint64 // newest parcel of an earlier start
 
 	transfers chan struct{} // the token of the file that is on its way
@@ -58,8 +59,6 @@ type session struct {
 	settings    archive.Settings
 	reacted     []time.Time                // own reactions of the last minute
 	typists     map[account.ID]*time.Timer // who is writing, and when that is over
-	listening   bool                       // a member tells of messages, see listen.go
-	slowed      int                        // pauses of polling since then
 	lastPoll    time.Time                  // network time
 	active      time.Time                  // of the last message, by this machine's clock
 	lastStamp   int64                      // of the last message that was sent
@@ -91,6 +90,7 @@ func (m *Messenger) open(a *account.Account, wipe bool) error {
 		transfers: make(chan struct{}, 1),
 		shared:    newSharing(),
 	}
+	s.ear = &ear{s: s, owner: a.ID(), ask: s.askOwn, poll: s.wake}
 	var err error
 	s.archive, err = archive.Open(cfg.DBPath, a, cfg.Rand, s.clock.Now)
 	if err != nil {
@@ -260,9 +260,8 @@ func (s *session) stamp() stamp {
 func (s *session) stirred() {
 	s.mu.Lock()
 	s.active = s.m.cfg.Now()
-	told := s.listening
 	s.mu.Unlock()
-	if !told {
+	if !s.ear.tells() {
 		nudge(s.wake)
 	}
 }
