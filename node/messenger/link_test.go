@@ -7,10 +7,15 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc/status"
+
 	"hearth/node/account"
+	"hearth/node/api"
 	"hearth/node/bt"
+	"hearth/node/messenger/mailbox/swarmtest"
 	"hearth/node/wire"
 )
 
@@ -177,6 +182,95 @@ func TestOnlyWhatTheOtherDeviceLeftIsTaken(t *testing.T) {
 	if text := fmt.Sprintf("%v %+v", linkSecret{}, what["v"]); strings.Contains(text, "\x00") {
 		t.Error(text)
 	}
+}
+
+// A code is good for one device and ten minutes, by the network's clock.
+func TestACodeThatIsOverUsedOrGuessedLinksNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := swarmtest.New(t, 9, time.Now)
+		n.Push()
+		ctx := t.Context()
+		first, _ := start(t, n, Config{Vault: &fakeVault{up: true, tries: 8}})
+		st, err := first.Create(ctx, &api.CreateRequest{Pin: "123456"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		code := func() string {
+			t.Helper()
+			link, err := first.Link(ctx, &api.LinkRequest{Pin: "123456"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if left := time.Until(time.UnixMilli(link.Expires)); left > linkTime || left < linkTime-time.Minute {
+				t.Errorf("a code for %v", left)
+			}
+			return link.Code
+		}
+		join := func(code string, clock func() time.Time) error {
+			t.Helper()
+			vault := &fakeVault{up: true, tries: 8}
+			device, stop := start(t, n, Config{Vault: vault, Now: clock})
+			defer stop()
+			_, err := device.Join(ctx, &api.JoinRequest{Code: code, Pin: "654321"})
+			switch now := device.now(); {
+			case err != nil && (vault.seed != nil || now.Account != api.MessengerState_NONE || now.SessionId != ""):
+				t.Errorf("the device has an account after %v: %v", err, now)
+			case err == nil && (now.SessionId != st.SessionId || now.Account != api.MessengerState_OPEN):
+				t.Errorf("joined %v", now)
+			case err == nil:
+				time.Sleep(10 * time.Second) // until the others can know of it
+			}
+			return err
+		}
+		refused := func(why, code string, clock func() time.Time, want *Error) {
+			t.Helper()
+			err := join(code, clock)
+			if !errors.Is(err, want) {
+				t.Errorf("%s: %v, want %v", why, err, want)
+			}
+			if text := status.Convert(err).Message(); err != nil && (text != want.text || strings.Contains(text, code[:4])) {
+				t.Errorf("%s: people read %q", why, text)
+			}
+		}
+
+		good := code()
+		time.Sleep(linkTime - time.Minute)
+		if err := join(good, nil); err != nil {
+			t.Fatalf("a code of nine minutes ago: %v", err)
+		}
+		refused("used already", good, nil, ErrLinkUsed)
+
+		late := code()
+		time.Sleep(linkTime + 2*time.Second)
+		refused("shown long ago", late, nil, ErrLinkOver)
+		refused("shown long ago, to a device whose clock is slow", late, func() time.Time { return time.Now().Add(-time.Hour) }, ErrLinkOver)
+
+		before, latest := code(), code()
+		refused("replaced by a later one", before, nil, ErrLinkUsed)
+		guess, err := drawLink(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused("guessed", guess.code(), nil, ErrLinkNothing)
+
+		// Nothing of that has harmed the code that is good, nor added a device.
+		if err := join(latest, nil); err != nil {
+			t.Errorf("the latest code: %v", err)
+		}
+		time.Sleep(time.Minute)
+		if list, err := first.Devices(ctx, nil); err != nil || len(list.Devices) != 3 {
+			t.Errorf("devices %v, %v; want the first and two that were linked", list, err)
+		}
+		if _, err := first.Link(ctx, &api.LinkRequest{Pin: "000000"}); err == nil {
+			t.Error("a code without the PIN")
+		}
+		for _, m := range n.Nodes {
+			n.Kill(m.Ed25519)
+		}
+		if _, err := first.Link(ctx, &api.LinkRequest{Pin: "123456"}); !errors.Is(err, ErrLinkStore) {
+			t.Errorf("a code without a network: %v", err)
+		}
+	})
 }
 
 func FuzzReadLink(f *testing.F) {
