@@ -487,6 +487,7 @@ type MessengerState struct {
 	Waiting       uint32                 `protobuf:"varint,12,opt,name=waiting,proto3" json:"waiting,omitempty"`                         // own messages that no swarm has confirmed yet
 	Connecting    bool                   `protobuf:"varint,13,opt,name=connecting,proto3" json:"connecting,omitempty"`                   // the own swarm has not answered since the account was opened
 	NewDevices    uint32                 `protobuf:"varint,20,opt,name=new_devices,json=newDevices,proto3" json:"new_devices,omitempty"` // devices that came to the account and were not looked at: see Devices
+	ClockOff      int64                  `protobuf:"zigzag64,21,opt,name=clock_off,json=clockOff,proto3" json:"clock_off,omitempty"`     // seconds that service nodes are ahead of this machine's clock, 0 = not known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -615,6 +616,13 @@ func (x *MessengerState) GetConnecting() bool {
 func (x *MessengerState) GetNewDevices() uint32 {
 	if x != nil {
 		return x.NewDevices
+	}
+	return 0
+}
+
+func (x *MessengerState) GetClockOff() int64 {
+	if x != nil {
+		return x.ClockOff
 	}
 	return 0
 }
@@ -4968,7 +4976,7 @@ var File_messenger_proto protoreflect.FileDescriptor
 const file_messenger_proto_rawDesc = "" +
 	"\n" +
 	"\x0fmessenger.proto\x12\x06hearth\"\x0e\n" +
-	"\fStateRequest\"\xfc\x03\n" +
+	"\fStateRequest\"\x99\x04\n" +
 	"\x0eMessengerState\x128\n" +
 	"\aaccount\x18\x01 \x01(\x0e2\x1e.hearth.MessengerState.AccountR\aaccount\x12\x1d\n" +
 	"\n" +
@@ -4992,7 +5000,8 @@ const file_messenger_proto_rawDesc = "" +
 	"connecting\x18\r \x01(\bR\n" +
 	"connecting\x12\x1f\n" +
 	"\vnew_devices\x18\x14 \x01(\rR\n" +
-	"newDevices\"7\n" +
+	"newDevices\x12\x1b\n" +
+	"\tclock_off\x18\x15 \x01(\x12R\bclockOff\"7\n" +
 	"\aAccount\x12\b\n" +
 	"\x04NONE\x10\x00\x12\n" +
 	"\n" +

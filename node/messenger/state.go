@@ -59,6 +59,7 @@ func (s *session) describe(st *api.MessengerState) {
 	st.Waiting = uint32(s.outbox.messages())
 	st.KnownNodes = uint32(s.pool.Size())
 	st.Paths = uint32(len(s.pool.Paths()))
+	st.ClockOff = int64(s.clock.Offset().Seconds())
 
 	s.mu.Lock()
 	defer s.mu.Unlock()

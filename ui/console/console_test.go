@@ -269,6 +269,12 @@ func happen(t *testing.T, s *devicetest.Services, directive string) (shows bool)
 		s.Change(func() { s.Fail[method] = status.Error(codes.FailedPrecondition, text) })
 	case "forgetful": // a node of the own swarm does not confirm that it deleted everything
 		s.Change(func() { s.Unwiped = 1 })
+	case "clock": // SECONDS that the network is ahead
+		off, err := strconv.ParseInt(rest, 10, 64)
+		if err != nil {
+			t.Fatalf("%s: %v", directive, err)
+		}
+		s.Change(func() { s.State.ClockOff = off })
 	case "unready":
 		s.Change(func() { s.Node.Ready, s.Node.Trouble, s.Node.Swarm = false, rest, "" })
 	case "tested": // this node by others, the others by it, and they keep files

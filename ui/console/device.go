@@ -99,6 +99,13 @@ func (c *Console) status(ctx context.Context, _ string) error {
 			add("", "%d that could not be read", n)
 		}
 	}
+	if off := time.Duration(state.GetClockOff()) * time.Second; off.Abs() >= wrongClock {
+		word := "behind"
+		if off < 0 {
+			word = "ahead of"
+		}
+		add("clock", "%s %s the network's; messages bear the network's time", span(off.Abs()), word)
+	}
 	if state.GetTrouble() != "" {
 		add("trouble", "%s", state.GetTrouble())
 	}
@@ -132,6 +139,10 @@ func (c *Console) status(ctx context.Context, _ string) error {
 	c.term.print(lines...)
 	return nil
 }
+
+// wrongClock is how far the clock may be from the network's before it is worth a line:
+// a service node refuses what is a minute off.
+const wrongClock = time.Minute
 
 func absent(err error) string {
 	switch status.Code(err) {
