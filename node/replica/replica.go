@@ -57,7 +57,14 @@
 // When swarms come and go, a node may hold messages of accounts that are no
 // longer its swarm's. It offers them to members of the swarm now responsible until
 // two of those (or the only one) have acknowledged each, and keeps its own
-// copies until they expire. Any node of the list may offer.
+// copies until they expire. Any node of the list may offer. A request that was under
+// way when the swarms changed may bring more such messages later: the database tells
+// ([storage.DB.Track]), and they are offered too.
+//
+// Nodes learn of new swarms at different times. Whoever refuses because of that is
+// asked again soon, whoever is given news compares with all members at
+// once, and every change of the list is a reason to look at everything anew. So where
+// each message is in the end does not depend on who learnt of what first.
 package replica
 
 import (
