@@ -23,6 +23,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -77,6 +78,8 @@ type Archive struct {
 	tags [32]byte // HMAC key
 
 	shelf shelf
+
+	looks atomic.Uint64 // into the database, see pages.go
 
 	mu       sync.Mutex // held while writing and while the caches are read
 	configs  hosted
@@ -194,9 +197,9 @@ func (a *Archive) load() error {
 		}
 		a.orphans = tx.Bucket(bucketOrphans).Stats().KeyN
 		a.waiting = tx.Bucket(bucketOutbox).Stats().KeyN
-		var err2 error
-		a.seen, err2 = a.forgetSeen(tx)
-		return err2
+		a.seen, err = a.forgetSeen(tx)
+		a.letGo(tx)
+		return err
 	})
 }
 
@@ -229,13 +232,17 @@ func (a *Archive) put(tx *bbolt.Tx, bucket, key, value []byte) error {
 }
 
 func (a *Archive) open(bucket, key, sealed []byte) ([]byte, error) {
+	return a.openInto(nil, place(bucket, key), sealed)
+}
+
+// openInto appends to dst what was sealed for a place.
+func (a *Archive) openInto(dst, place, sealed []byte) ([]byte, error) {
 	if len(sealed) < chacha20poly1305.NonceSizeX {
-		return nil, ErrDamaged
+		return dst, ErrDamaged
 	}
-	nonce, box := sealed[:chacha20poly1305.NonceSizeX], sealed[chacha20poly1305.NonceSizeX:]
-	value, err := a.aead.Open(nil, nonce, box, place(bucket, key))
+	value, err := a.aead.Open(dst, sealed[:chacha20poly1305.NonceSizeX], sealed[chacha20poly1305.NonceSizeX:], place)
 	if err != nil {
-		return nil, ErrDamaged
+		return dst, ErrDamaged
 	}
 	return value, nil
 }

@@ -64,6 +64,7 @@ type change struct {
 
 // change runs one transaction.
 func (a *Archive) change(f func(tx *bbolt.Tx, w *change) error) (Result, error) {
+	defer a.looked()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	w := &change{a: a, touched: make(map[account.ID]*Contact), gone: make(map[account.ID]bool), timers: make(map[string]int64),

@@ -185,6 +185,7 @@ func (m Message) summary() string {
 // from the end. "Newest" is by arrival, so that a message that comes late is seen;
 // the order is by the time that is shown.
 func (a *Archive) Messages(with account.ID, before uint64, limit, maxBytes int) ([]Message, error) {
+	defer a.looked()
 	var list []Message
 	size := 0
 	err := a.db.View(func(tx *bbolt.Tx) error {
