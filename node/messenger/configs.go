@@ -45,6 +45,8 @@ type sharing struct {
 	seen  map[string]bool // messages that need not be merged again, by hash
 	hooks []func([]config.Kind)
 
+	alive chan struct{} // asks whether the swarm still has what it should
+
 	guess   chan struct{}     // there is something in guessed
 	guessed []archive.Message // whose end is to be asked for
 
@@ -52,7 +54,7 @@ type sharing struct {
 }
 
 func newSharing() *sharing {
-	return &sharing{fetched: make(chan struct{}), seen: make(map[string]bool), guess: make(chan struct{}, 1)}
+	return &sharing{fetched: make(chan struct{}), seen: make(map[string]bool), alive: make(chan struct{}, 1), guess: make(chan struct{}, 1)}
 }
 
 // learn has the swarm asked when messages end that another device has read.
@@ -218,6 +220,9 @@ func (s *session) configsChanged(result archive.Result) {
 	s.log.Info("configs changed by another device", "count", len(news.Kinds))
 	if slices.Contains(news.Kinds, config.UserProfile) {
 		s.reloadProfile()
+	}
+	if slices.Contains(news.Kinds, config.DeviceList) {
+		nudge(s.shared.alive) // one that leaves has the swarm delete everything
 	}
 	if len(result.Changed) > maxTold {
 		result.Changed = result.Changed[:maxTold] // the contacts have what counts
@@ -489,7 +494,14 @@ func (s *session) keepAlive(ctx context.Context) {
 			s.log.Warn("extending the lives of configs", "err", err)
 			pause = retryLongest
 		}
-		if mailbox.Pause(ctx, pause) != nil {
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-s.shared.alive:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
 			return
 		}
 	}

@@ -216,8 +216,13 @@ func TestADeviceThatLeavesIsNoLongerListed(t *testing.T) {
 						t.Fatalf("devices %q", got)
 					}
 				}
+				stays.befriend(person(2).ID())
+				time.Sleep(5 * time.Minute)
 				must[*api.WipeReply](t)(leaving.Wipe(t.Context(), &api.WipeRequest{Pin: "123456"}))
 				time.Sleep(5 * time.Minute)
+				if got := len(inSwarm(t, stays, config.ContactList)); got != 1 {
+					t.Errorf("those who stay have %d lists of contacts in the swarm", got)
+				}
 				if got := names(stays); !slices.Equal(got, []string{"Hearth 2"}) {
 					t.Errorf("after the other has left: %q", got)
 				}
