@@ -24,7 +24,7 @@ test: deps
 	@echo "== tests"
 	CGO_ENABLED=0 go test -timeout 30m ./...
 	@echo "== boots"
-	CGO_ENABLED=0 go test -tags boot -count=1 -timeout 60m -v -run 'TestTheApplianceStarts|TestFirstLight|TestCells|TestSDCard|TestTwoCheckouts' ./build/emulator ./build/lab ./build/sdcard
+	CGO_ENABLED=0 go test -tags boot -count=1 -timeout 60m -v -run 'TestTheApplianceStarts|TestFirstLight|TestTheApplianceTakesPart|TestCells|TestSDCard|TestTwoCheckouts' ./build/emulator ./build/lab ./build/sdcard
 
 # The figures of the README.
 bench:

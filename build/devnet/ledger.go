@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -54,6 +55,12 @@ type LedgerConfig struct {
 	Params      func(*ledger.Params)
 	Began       time.Time // when the ledger began; now when zero
 	Args        func(k int) []string
+	Env         []string // more of the nodes' environment
+
+	// Address and Spawn put the nodes elsewhere than on loopback, as those of
+	// [ProcessConfig] do.
+	Address func(k, base int) netip.AddrPort
+	Spawn   func(k int, cmd *exec.Cmd) error
 }
 
 // DevCoins is what every node's operator of a development network has in coins,
@@ -89,11 +96,13 @@ func StartLedger(ctx context.Context, cfg LedgerConfig) (_ *LedgerNetwork, err e
 	}
 	all := cfg.Nodes + cfg.Spare
 	n := &LedgerNetwork{Processes: &Processes{nodes: make([]*process, all), cfg: ProcessConfig{
-		Program: cfg.Program, Nodes: all, Dir: cfg.Dir, Log: cfg.Log,
-		Address: func(k, base int) netip.AddrPort {
-			return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(k), 1}), uint16(base+k))
-		},
+		Program: cfg.Program, Nodes: all, Dir: cfg.Dir, Log: cfg.Log, Env: cfg.Env, Address: cfg.Address, Spawn: cfg.Spawn,
 	}}}
+	if cfg.Address == nil {
+		n.cfg.Address = func(k, base int) netip.AddrPort {
+			return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(k), 1}), uint16(base+k))
+		}
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.Close())
@@ -153,6 +162,9 @@ func (n *LedgerNetwork) begin(cfg LedgerConfig) error {
 	}
 	for try := 0; ; try++ {
 		n.base = choosePort(Config{Nodes: 2 * MaxNodes, Dir: cfg.Dir}, try)
+		if cfg.Address != nil {
+			break // nobody else is there
+		}
 		err := n.free()
 		if err == nil {
 			break
@@ -270,6 +282,15 @@ func (n *LedgerNetwork) Anchor(ctx context.Context, k int) (a light.Anchor, err 
 	}
 	a.Chain = s.Ledger.GetChain()
 	return a, a.Trust.UnmarshalText([]byte(s.Ledger.GetTrust()))
+}
+
+// Owner is the way to the wallet of node k. The second result closes it.
+func (n *LedgerNetwork) Owner(k int) (api.LedgerClient, func() error, error) {
+	conn, err := api.Dial(n.socket("n", k))
+	if err != nil {
+		return nil, nil, err
+	}
+	return api.NewLedgerClient(conn), conn.Close, nil
 }
 
 // Running are the numbers of the nodes that run.

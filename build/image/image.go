@@ -23,6 +23,7 @@ import (
 	"github.com/u-root/mkuimage/cpio"
 
 	"hearth/initramfs/boot"
+	"hearth/node/ledger"
 )
 
 // Options says what to build.
@@ -31,6 +32,7 @@ type Options struct {
 	Arch    string   // GOARCH: "amd64" or "arm64"
 	Modules []string // paths of kernel modules (.ko), in the order to load them
 	Output  string   // path of the file to write
+	Genesis string   // file of a ledger's genesis to put in, at boot.GenesisFile; "" = none
 	Tags    string   // build tags of the program, empty but in tests
 }
 
@@ -74,8 +76,18 @@ func Build(ctx context.Context, o Options) (Initramfs, error) {
 		modules[boot.ModulesList] = []byte(order.String())
 	}
 
+	var genesis []byte
+	if o.Genesis != "" {
+		if genesis, err = os.ReadFile(o.Genesis); err == nil {
+			_, err = ledger.ParseGenesis(genesis)
+		}
+		if err != nil {
+			return Initramfs{}, fmt.Errorf("%s: %w", o.Genesis, err)
+		}
+	}
+
 	var archive bytes.Buffer
-	if err := Pack(&archive, binary, modules); err != nil {
+	if err := Pack(&archive, binary, modules, genesis); err != nil {
 		return Initramfs{}, err
 	}
 	packed, err := compress(archive.Bytes())
@@ -112,8 +124,8 @@ func compile(ctx context.Context, source, arch, tags, output string) error {
 var folders = []string{"data", "dev", "etc", "lib", "lib/modules", "proc", "run", "sys", "tmp"}
 
 // Pack writes the archive, in the format "newc", to w. modules are the files of
-// /lib/modules.
-func Pack(w io.Writer, program []byte, modules map[string][]byte) error {
+// /lib/modules, genesis is that of a ledger or empty.
+func Pack(w io.Writer, program []byte, modules map[string][]byte, genesis []byte) error {
 	records := []cpio.Record{
 		cpio.StaticFile("init", string(program), 0o755),
 		// The kernel opens the console for PID 1 before /dev is mounted.
@@ -125,6 +137,9 @@ func Pack(w io.Writer, program []byte, modules map[string][]byte) error {
 	}
 	for _, name := range folders {
 		records = append(records, cpio.Directory(name, 0o755))
+	}
+	if len(genesis) > 0 {
+		records = append(records, cpio.StaticFile(strings.TrimPrefix(boot.GenesisFile, "/"), string(genesis), 0o644))
 	}
 	for name, object := range modules {
 		records = append(records, cpio.StaticFile("lib/modules/"+name, string(object), 0o644))

@@ -16,7 +16,7 @@ import (
 
 func TestTheArchiveHoldsWhatTheKernelAndPID1Expect(t *testing.T) {
 	var archive bytes.Buffer
-	err := Pack(&archive, []byte("program"), map[string][]byte{"b.ko": []byte("b"), "a.ko": []byte("aa"), "load": []byte("b.ko\na.ko\n")})
+	err := Pack(&archive, []byte("program"), map[string][]byte{"b.ko": []byte("b"), "a.ko": []byte("aa"), "load": []byte("b.ko\na.ko\n")}, []byte("{}"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func TestTheArchiveHoldsWhatTheKernelAndPID1Expect(t *testing.T) {
 	}
 	want := []string{
 		"data 40755 0:0 0", "dev 40755 0:0 0", "dev/console 20600 5:1 0", "dev/null 20666 1:3 0",
-		"etc 40755 0:0 0", "etc/hosts 100644 0:0 20", "etc/resolv.conf 120777 0:0 23", "init 100755 0:0 7",
+		"etc 40755 0:0 0", "etc/genesis.json 100644 0:0 2", "etc/hosts 100644 0:0 20", "etc/resolv.conf 120777 0:0 23", "init 100755 0:0 7",
 		"lib 40755 0:0 0", "lib/modules 40755 0:0 0", "lib/modules/a.ko 100644 0:0 2", "lib/modules/b.ko 100644 0:0 1",
 		"lib/modules/load 100644 0:0 10", "proc 40755 0:0 0", "run 40755 0:0 0", "sys 40755 0:0 0", "tmp 40755 0:0 0",
 	}

@@ -173,6 +173,14 @@ func switchOn(t *testing.T, ctx context.Context, l *Lab, change func(*emulator.O
 		t.Fatal(err)
 	}
 	t.Cleanup(machine.Stop)
+	c := attach(t, machine)
+	c.expect(`hearth> `)
+	t.Logf("prompt %.1f s after the emulator was started (KVM: %v)", time.Since(begin).Seconds(), machine.Accelerated)
+	return c
+}
+
+// attach reads the serial line from now on.
+func attach(t *testing.T, machine *Appliance) *console {
 	c := &console{
 		t: t, machine: machine, more: make(chan struct{}, 1),
 		secrets: regexp.MustCompile(`(?s)phrase \d+.*?hearth>`),

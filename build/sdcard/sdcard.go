@@ -41,6 +41,7 @@ type Options struct {
 	Cache    string    // folder of kernels and packages, see kernel.CacheDir
 	Jobs     int       // compilers to run at a time, 0 = one for each processor
 	Words    []string  // added to the kernel's command line
+	Genesis  string    // of a ledger, see image.Options
 	Tags     string    // build tags of the program, see image.Options
 	Progress io.Writer // lines for people
 }
@@ -78,7 +79,7 @@ func Build(ctx context.Context, o Options) (Image, error) {
 
 	fmt.Fprintln(o.Progress, "image: compiling and packing the initramfs")
 	made.Initramfs, err = image.Build(ctx, image.Options{
-		Source: o.Source, Arch: "arm64", Output: filepath.Join(work, pi.Initramfs), Tags: o.Tags,
+		Source: o.Source, Arch: "arm64", Output: filepath.Join(work, pi.Initramfs), Genesis: o.Genesis, Tags: o.Tags,
 	})
 	if err != nil {
 		return Image{}, err

@@ -12,6 +12,9 @@ type Parameters struct {
 	SeedPin   string // hearth.seed-pin=HEX: SHA-256 of the seed's certificate
 	Gateway   string // hearth.gateway=PREFIX=ADDRESS: see the node's flag of that name
 	Public    string // hearth.public=IP:PORT: the node's address as others reach it
+	Ledger    string // hearth.ledger=FILE: the genesis of the ledger that says who is a node, see GenesisFile
+	Peers     string // hearth.peer=KEY@HOST:PORT[,…]: nodes of the ledger to begin with
+	Trust     string // hearth.trust=CHAIN:HEIGHT:HASH: a header of the ledger, for the messenger and for a node that joins
 	NTP       string // hearth.ntp=HOST[:PORT][,…]: time servers
 	Developer bool   // hearth.developer, or the same =1, =yes, =true: run without a TPM, and say so everywhere
 	// NoWatchdog is hearth.watchdog=off: QEMU's Raspberry Pi 3 restarts at once when
@@ -37,6 +40,12 @@ func ParseParameters(line string, say Say) Parameters {
 			p.Gateway = value
 		case "hearth.public":
 			p.Public = value
+		case "hearth.ledger":
+			p.Ledger = value
+		case "hearth.peer":
+			p.Peers = value
+		case "hearth.trust":
+			p.Trust = value
 		case "hearth.ntp":
 			p.NTP = value
 		case "hearth.developer":

@@ -22,6 +22,10 @@ func TestParseParameters(t *testing.T) {
 				Public: "127.0.200.1:22300", Serial: "ttyAMA0", Baud: 115200,
 			},
 		},
+		{
+			name: "a ledger", line: "hearth.ledger=/etc/genesis.json hearth.peer=ab@192.0.2.7:22022,cd@192.0.2.8:22022 hearth.trust=hearth-1:4711:ef",
+			want: Parameters{Ledger: "/etc/genesis.json", Peers: "ab@192.0.2.7:22022,cd@192.0.2.8:22022", Trust: "hearth-1:4711:ef", Baud: 115200},
+		},
 		{name: "time servers", line: "hearth.ntp=10.0.2.2:1123,time.example.org", want: Parameters{NTP: "10.0.2.2:1123,time.example.org", Baud: 115200}},
 		{name: "developer mode", line: "hearth.developer", want: Parameters{Developer: true, Baud: 115200}},
 		{name: "developer mode, in other words", line: "hearth.developer=no hearth.developer=yes", want: Parameters{Developer: true, Baud: 115200}},
@@ -80,8 +84,21 @@ func TestServices(t *testing.T) {
 			name: "a full appliance", p: full, serial: "/dev/ttyS0", panel: "/dev/vport1p1",
 			want: "panel|-virtual /dev/vport1p1;console|-serial /dev/ttyS0 -baud 9600;" +
 				"vault|-tpm /dev/tpmrm0 -api /run/hearth/vault/vault.sock;" +
-				"node|-public 127.0.200.1:22300 -vault /run/hearth/vault.sock -api /run/hearth/node/node.sock -seed https://s/json_rpc -seed-pin ab -gateway 127.0.0.0/8=10.0.2.2;" +
+				"node|-public 127.0.200.1:22300 -vault /run/hearth/vault.sock -api /run/hearth/node/node.sock -gateway 127.0.0.0/8=10.0.2.2 -seed https://s/json_rpc -seed-pin ab;" +
 				"messenger|-node /run/hearth/node.sock -api /run/hearth/messenger/messenger.sock -seed https://s/json_rpc -seed-pin ab -gateway 127.0.0.0/8=10.0.2.2",
+		},
+		{
+			name: "a node on a ledger asks no seed, and its messenger does",
+			p: Parameters{Seed: "https://s/json_rpc", SeedPin: "ab", Gateway: "127.0.0.0/8=10.0.2.2", Public: "192.0.2.7:22021",
+				Ledger: "/etc/genesis.json", Peers: "cd@192.0.2.8:22022", Trust: "hearth-1:4711:ef"},
+			want: "vault|;" +
+				"node|-api /run/hearth/node/node.sock -gateway 127.0.0.0/8=10.0.2.2 -ledger /etc/genesis.json -peer cd@192.0.2.8:22022 -join hearth-1:4711:ef;" +
+				"messenger|-api /run/hearth/messenger/messenger.sock -seed https://s/json_rpc -seed-pin ab -gateway 127.0.0.0/8=10.0.2.2 -trust hearth-1:4711:ef",
+		},
+		{
+			name: "a ledger that only the messenger uses",
+			p:    Parameters{Seed: "https://s/json_rpc", SeedPin: "ab", Trust: "hearth-1:4711:ef"},
+			want: "vault|;messenger|-seed https://s/json_rpc -seed-pin ab -trust hearth-1:4711:ef",
 		},
 		{name: "neither screen nor serial line nor network", p: Parameters{}, want: "vault|;messenger|"},
 		{name: "developer mode", p: Parameters{Developer: true}, want: "vault|-developer;messenger|"},

@@ -2,6 +2,7 @@ package boot
 
 import (
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -12,6 +13,9 @@ import (
 	"hearth/initramfs/supervise"
 	"hearth/node/api"
 )
+
+// GenesisFile is where an image that was made for a ledger has its genesis.
+const GenesisFile = "/etc/genesis.json"
 
 type identity struct {
 	name string
@@ -51,12 +55,8 @@ const patient = 5
 
 // keyServices are those that need the keys and the data partition.
 func keyServices(p Parameters, say Say) []supervise.Service {
-	var seed []string
-	for _, f := range []struct{ flag, value string }{{"-seed", p.Seed}, {"-seed-pin", p.SeedPin}, {"-gateway", p.Gateway}} {
-		if f.value != "" {
-			seed = append(seed, f.flag, f.value)
-		}
-	}
+	seed := given(option{"-seed", p.Seed}, option{"-seed-pin", p.SeedPin})
+	gateway := given(option{"-gateway", p.Gateway})
 	vault := []string{"-dir", DataFolder + "/vault", "-tpm", tpmDevice, "-api", ownSocket("vault")}
 	if p.Developer {
 		vault = append(vault, "-developer")
@@ -66,16 +66,37 @@ func keyServices(p Parameters, say Say) []supervise.Service {
 	if p.Public == "" {
 		say("hearth.public is not set: no service node, nobody could reach it")
 	} else {
-		list = append(list, service(p, "node", api.UIDNode, 64, append([]string{"-dir", DataFolder + "/node", "-listen", ":22021",
-			"-public", p.Public, "-vault", socket("vault"), "-api", ownSocket("node")}, seed...)...))
+		node := append([]string{"-dir", DataFolder + "/node", "-listen", ":22021",
+			"-public", p.Public, "-vault", socket("vault"), "-api", ownSocket("node")}, gateway...)
+		memory := 64
+		if p.Ledger != "" {
+			memory += 32
+			node = append(node, given(option{"-ledger", p.Ledger}, option{"-peer", p.Peers}, option{"-join", p.Trust})...)
+		} else {
+			node = append(node, seed...)
+		}
+		list = append(list, service(p, "node", api.UIDNode, memory, node...))
 		messenger = append(messenger, "-node", socket("node"))
 	}
-	messenger = append(append(messenger, "-api", ownSocket("messenger")), seed...)
+	messenger = slices.Concat(messenger, []string{"-api", ownSocket("messenger")}, seed, gateway, given(option{"-trust", p.Trust}))
 	list = append(list, service(p, "messenger", api.UIDMessenger, 32, messenger...))
 	for i := range list {
 		list[i].Nice = patient
 	}
 	return list
+}
+
+// option is a flag of a role and what the command line says about it.
+type option struct{ flag, value string }
+
+// given are the arguments of those that it says something about.
+func given(options ...option) (args []string) {
+	for _, o := range options {
+		if o.value != "" {
+			args = append(args, o.flag, o.value)
+		}
+	}
+	return args
 }
 
 // LogVariable names the variable that tells a role where its log goes: for the

@@ -57,16 +57,20 @@ func (s *session) newProver(l *Ledger) *light.Prover {
 // proveNodes takes a list over that the ledger proves. What seeds say is used for
 // nothing but to reach nodes with the question.
 func (s *session) proveNodes(ctx context.Context) error {
-	if s.pool.Size() <= path.Hops {
+	few := s.pool.Size() <= path.Hops
+	// Nodes of an earlier run may all have moved since. Once some are proven, the
+	// seeds' word is worth less than theirs.
+	if few || s.lost && !s.isReady() {
 		l, err := s.askSeeds(ctx)
 		if err == nil {
 			err = s.pool.Replace(l)
 		}
-		if err != nil {
+		if err != nil && few {
 			return err
 		}
 	}
 	proven, err := s.prover.Prove(ctx, s.pool.Random(proverNodes, nil))
+	s.lost = err != nil && unprovenText(err) == ""
 	if err != nil {
 		return err
 	}

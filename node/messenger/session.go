@@ -31,6 +31,7 @@ type session struct {
 	client   *path.Client
 	box      *mailbox.Client
 	prover   *light.Prover // nil where nobody proves the node list
+	lost     bool          // the known nodes did not answer it the last time; keepNodes has it
 	outbox   *outbox
 	groups   *groups
 	ear      *ear   // at the own swarm

@@ -27,6 +27,7 @@ import (
 	"hearth/build/sdcard"
 	"hearth/firmware/card"
 	"hearth/firmware/pi"
+	"hearth/initramfs/boot"
 	"hearth/initramfs/disk"
 )
 
@@ -38,6 +39,7 @@ func main() {
 	out := flag.String("out", "out", "folder for the result")
 	source := flag.String("source", ".", "folder of the source code")
 	words := flag.String("append", "", "words to add to the kernel's command line on the SD card")
+	genesis := flag.String("genesis", "", "the genesis `FILE` of a ledger that the image's nodes take part in; on a virtual machine hearth.ledger="+boot.GenesisFile+" switches it on")
 	jobs := flag.Int("jobs", runtime.NumCPU(), "compilers to run at a time")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -48,12 +50,12 @@ func main() {
 		case *target == raspberryPi || emulated == emulator.RaspberryPi3:
 			err = makeCard(ctx, sdcard.Options{
 				Source: *source, Output: filepath.Join(*out, "hearth-pi.img"), Cache: cache, Jobs: *jobs,
-				Words: strings.Fields(*words), Progress: os.Stderr,
+				Words: ledgerWords(*genesis, *words), Genesis: *genesis, Progress: os.Stderr,
 			})
 		case *words != "":
 			err = fmt.Errorf("-append: only the SD card keeps a command line")
 		case slices.Contains(emulator.Targets, emulated):
-			err = makeParts(ctx, emulated, *source, *out, cache, *jobs)
+			err = makeParts(ctx, emulated, *source, *out, *genesis, cache, *jobs)
 		default:
 			err = fmt.Errorf("unknown target %q: use %s or one of %v", *target, raspberryPi, emulator.Targets)
 		}
@@ -77,6 +79,15 @@ The console is on pins 8 and 10 (GPIO 14 and 15), 115200 baud, 3.3 volts; the de
 needs Ethernet and a TPM with SPI at the second chip select.
 `
 
+// ledgerWords are the words for the command line; an image with a genesis uses it.
+func ledgerWords(genesis, words string) []string {
+	all := strings.Fields(words)
+	if genesis != "" {
+		all = append([]string{"hearth.ledger=" + boot.GenesisFile}, all...) // a later word wins
+	}
+	return all
+}
+
 func makeCard(ctx context.Context, o sdcard.Options) error {
 	made, err := sdcard.Build(ctx, o)
 	if err != nil {
@@ -97,7 +108,7 @@ func makeCard(ctx context.Context, o sdcard.Options) error {
 	return nil
 }
 
-func makeParts(ctx context.Context, target emulator.Target, source, out, cache string, jobs int) error {
+func makeParts(ctx context.Context, target emulator.Target, source, out, genesis, cache string, jobs int) error {
 	k, err := kernel.For(ctx, target.Arch(), cache, jobs, os.Stderr)
 	if err != nil {
 		return err
@@ -105,7 +116,7 @@ func makeParts(ctx context.Context, target emulator.Target, source, out, cache s
 	fmt.Fprintln(os.Stderr, "image: compiling and packing the initramfs")
 	initramfs, err := image.Build(ctx, image.Options{
 		Source: source, Arch: target.Arch(), Modules: k.Modules,
-		Output: filepath.Join(out, "initramfs-"+string(target)+".zst"),
+		Output: filepath.Join(out, "initramfs-"+string(target)+".zst"), Genesis: genesis,
 	})
 	if err != nil {
 		return err

@@ -108,7 +108,7 @@ func runNode(ctx context.Context, args []string) (failed error) {
 	}
 	var own *host.Host
 	if part.genesis != "" {
-		if own, err = part.open(ctx, *dir, address, pair, log); err != nil {
+		if own, err = part.open(ctx, *dir, address, pair, dial, log); err != nil {
 			return err
 		}
 		defer func() { failed = errors.Join(failed, own.Close()) }()

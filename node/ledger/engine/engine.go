@@ -94,7 +94,8 @@ type Config struct {
 	Peers     []string        // to begin with; see Peer
 	Local     bool            // peers may have addresses that the internet does not reach, and share one
 
-	// Join lets a node without a state begin with a snapshot of its peers.
+	// Join lets a node without a state begin with a snapshot of its peers, if the
+	// ledger is old enough to have one; else it begins with the first block.
 	Join *Join
 
 	Timing        Timing
@@ -196,10 +197,19 @@ func Start(ctx context.Context, cfg Config) (*Engine, error) {
 		p, err := newProver(ctx, genesis, cfg.Join)
 		if err != nil {
 			a.close()
-			return nil, err
+			return nil, fmt.Errorf("joining the ledger: %w", err)
 		}
-		settings.StateSync.Enable = true
-		options = append(options, nm.StateProvider(p))
+		// While nobody can have a snapshot the engine would wait for one, though all
+		// blocks are there soon.
+		newest, err := p.newest(ctx)
+		if err != nil {
+			a.close()
+			return nil, fmt.Errorf("joining the ledger: %w", err)
+		}
+		if newest > cfg.SnapshotEvery+2 {
+			settings.StateSync.Enable = true
+			options = append(options, nm.StateProvider(p))
+		}
 	}
 	n, err := nm.NewNodeWithContext(ctx, settings, signer,
 		&p2p.NodeKey{PrivKey: ed25519.PrivKey(cfg.Node.Ed25519Private())},
@@ -261,7 +271,6 @@ func (cfg *Config) settings() *config.Config {
 
 	c.Mempool.Size, c.Mempool.CacheSize = 2000, 4000
 	c.Mempool.MaxTxsBytes, c.Mempool.MaxTxBytes = 4<<20, ledger.MaxTx
-	c.StateSync.TempDir = cfg.Dir
 	c.StateSync.DiscoveryTime = 5 * time.Second // the least that the engine takes
 	return c
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -32,11 +33,27 @@ func newProver(ctx context.Context, g *cmt.GenesisDoc, j *Join) (*prover, error)
 	for i, s := range j.Sources {
 		providers = append(providers, light.NewProvider(g.ChainID, fmt.Sprintf("source %d", i+1), s.Block))
 	}
-	l, err := light.NewVerifier(ctx, g.ChainID, j.Trust, light.TrustingPeriod, providers)
-	if err != nil {
-		return nil, err
+	// The engine's client gives up when the first one does not answer.
+	var errs []error
+	for range providers {
+		l, err := light.NewVerifier(ctx, g.ChainID, j.Trust, light.TrustingPeriod, providers)
+		if err == nil {
+			return &prover{genesis: g, light: l}, nil
+		}
+		errs = append(errs, err)
+		providers = append(providers[1:], providers[0])
 	}
-	return &prover{genesis: g, light: l}, nil
+	return nil, errors.Join(errs...)
+}
+
+// newest is the height of the newest block that can be proven.
+func (p *prover) newest(ctx context.Context) (int64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, err := p.light.Update(ctx, time.Now()); err != nil {
+		return 0, err
+	}
+	return p.light.LastTrustedHeight()
 }
 
 func (p *prover) block(ctx context.Context, height uint64) (*cmt.LightBlock, error) {

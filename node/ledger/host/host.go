@@ -59,8 +59,16 @@ type Config struct {
 	Peers   []string       // KEY@HOST:PORT, KEY being 64 hexadecimal digits; some of the genesis when empty
 	Pace    time.Duration  // pause after a block, all nodes alike; 10 s when zero. Other times follow from it
 
-	Now func() time.Time // time.Now when nil
-	Log *slog.Logger
+	// Join is a header with which a node that has no state may begin with a snapshot
+	// of its peers instead of the first block; nobody when zero. What it is told is
+	// proven from there by asking nodes of the genesis and those at JoinFrom.
+	Join     light.Anchor
+	JoinFrom []netip.AddrPort // where clients reach nodes
+	Dial     func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	Snapshots int64 // blocks from one snapshot for others to the next; 720 when zero
+	Now       func() time.Time
+	Log       *slog.Logger
 }
 
 // Host is a node's part in the ledger.
@@ -71,10 +79,11 @@ type Host struct {
 	port   uint16
 	began  time.Time
 
-	stop    context.CancelFunc
-	ended   chan struct{}
-	changed chan struct{} // for the node
-	blocks  chan struct{} // for Judge
+	stop      context.CancelFunc
+	closeJoin func()
+	ended     chan struct{}
+	changed   chan struct{} // for the node
+	blocks    chan struct{} // for Judge
 
 	votes pool
 
@@ -122,15 +131,21 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	if err := cfg.Keys.Expand(); err != nil {
 		return nil, err
 	}
+	join, closeJoin, err := cfg.join()
+	if err != nil {
+		return nil, err
+	}
 	h.engine, err = engine.Start(ctx, engine.Config{
 		Dir: cfg.Dir, Genesis: cfg.Genesis, Node: cfg.Keys, Consensus: engine.ConsensusKey(cfg.Keys),
 		Listen: net.JoinHostPort(cmp.Or(name, "0.0.0.0"), port), External: netip.AddrPortFrom(cfg.Public.Addr(), h.port),
 		Peers: peers, Local: cfg.Genesis.Params.Private == 1,
-		Timing: h.timing, Now: cfg.Now, Log: cfg.Log,
+		Join: join, Timing: h.timing, SnapshotEvery: cfg.Snapshots, Now: cfg.Now, Log: cfg.Log,
 	})
 	if err != nil {
+		closeJoin()
 		return nil, err
 	}
+	h.closeJoin = closeJoin
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	h.stop = cancel
 	go h.pass(run)
@@ -188,6 +203,7 @@ func (h *Host) pass(ctx context.Context) {
 func (h *Host) Close() error {
 	h.stop()
 	<-h.ended
+	defer h.closeJoin()
 	return h.engine.Stop()
 }
 
