@@ -2,7 +2,6 @@ package devnet
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -97,19 +96,18 @@ func named(name string) netlink.LinkAttrs {
 	return a
 }
 
-// startInNamespaces gives each node a namespace of its own, joined by a switch
-// that has a bridge for each side. The seed is at the switch, on side 0.
-func startInNamespaces(t *testing.T, nodes int) (*chaos, cutter) {
+// spacesOnASwitch gives each node a namespace of its own, joined by a switch that has
+// a bridge for each side. Node k is 10.99.k.1, and the switch 10.99.0.1, on side 0.
+func spacesOnASwitch(t *testing.T, nodes int) (hub space, spaces []space, cut cutter) {
 	const sides = 3
 	hub, err := newSpace()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { hub.handle.Close() })
-	host := func(k int) string { return fmt.Sprintf("10.99.%d.1", k) }
 	bridge := func(side int) string { return "side" + strconv.Itoa(side) }
 	port := func(k int) string { return "port" + strconv.Itoa(k) }
-	spaces := make([]space, nodes+1)
+	spaces = make([]space, nodes+1)
 	err = hub.configure(func(h *netlink.Handle) error {
 		for side := range sides {
 			b := &netlink.Bridge{LinkAttrs: named(bridge(side))}
@@ -137,11 +135,11 @@ func startInNamespaces(t *testing.T, nodes int) (*chaos, cutter) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := spaces[k].configure(func(h *netlink.Handle) error { return address(h, "eth0", host(k)+"/16") }); err != nil {
+		if err := spaces[k].configure(func(h *netlink.Handle) error { return address(h, "eth0", spaceOf(k).String()+"/16") }); err != nil {
 			t.Fatal(err)
 		}
 	}
-	cut := func(side []int) error {
+	cut = func(side []int) error {
 		return hub.configure(func(h *netlink.Handle) error {
 			for i, s := range side {
 				link, err := h.LinkByName(port(i + 1))
@@ -165,11 +163,18 @@ func startInNamespaces(t *testing.T, nodes int) (*chaos, cutter) {
 	if err := cut(make([]int, nodes)); err != nil {
 		t.Fatal(err)
 	}
+	return hub, spaces, cut
+}
+
+// spaceOf is the address of node k in its namespace.
+func spaceOf(k int) netip.Addr { return netip.AddrFrom4([4]byte{10, 99, byte(k), 1}) }
+
+// startInNamespaces puts the seed at the switch.
+func startInNamespaces(t *testing.T, nodes int) (*chaos, cutter) {
+	hub, spaces, cut := spacesOnASwitch(t, nodes)
 	c := startChaos(t, ProcessConfig{
-		Nodes: nodes,
-		Address: func(k, base int) netip.AddrPort {
-			return netip.AddrPortFrom(netip.MustParseAddr(host(k)), uint16(base+k))
-		},
+		Nodes:   nodes,
+		Address: func(k, base int) netip.AddrPort { return netip.AddrPortFrom(spaceOf(k), uint16(base+k)) },
 		Seed: func(base int) (l net.Listener, at string, err error) {
 			at = net.JoinHostPort("10.99.0.1", strconv.Itoa(base))
 			err = hub.inside(func() error {
