@@ -113,10 +113,11 @@ func TestTheLedgerLivesInTheNodesCell(t *testing.T) {
 	}
 
 	for k := 1; k <= 5; k++ {
-		said := l.Said(k)
-		if !strings.Contains(said, "locked into its cell") {
-			t.Errorf("node %d does not say that it is locked in: %s", k, said)
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", l.PID(k)))
+		if err != nil || !strings.Contains(string(status), "\nNoNewPrivs:\t1\n") || !strings.Contains(string(status), "\nSeccomp:\t2\n") {
+			t.Errorf("node %d is not locked in: %v\n%s", k, err, status)
 		}
+		said := l.Said(k)
 		for _, refusal := range []string{"operation not permitted", "permission denied", "panic"} {
 			if strings.Contains(said, refusal) {
 				t.Errorf("node %d was refused something: %s", k, said)

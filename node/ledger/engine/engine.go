@@ -442,6 +442,18 @@ func (e *Engine) Head(_ context.Context, height int64) ([]byte, error) {
 	return light.EncodeHead(value, proof)
 }
 
+// Order is part of [light.Source]: it is there for as long as the block is.
+func (e *Engine) Order(_ context.Context, height int64) ([]byte, error) {
+	if height > e.env.BlockStore.Height() {
+		return nil, light.ErrNotYet
+	}
+	members, err := e.env.StateStore.LoadValidators(height)
+	if err != nil {
+		return nil, light.ErrPruned
+	}
+	return light.EncodeOrder(members), nil
+}
+
 // List is part of [light.Source]: the bytes of the newest list.
 func (e *Engine) List(_ context.Context, hash [32]byte) ([]byte, error) {
 	s := e.State()

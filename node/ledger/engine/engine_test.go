@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -305,6 +306,12 @@ func TestANetworkOnLoopback(t *testing.T) {
 		w.higher(4, 2)
 		if base := e.env.BlockStore.Base(); base < 4 {
 			t.Errorf("it has blocks from %d on, so it did not begin with a snapshot", base)
+		}
+		// Who has another idea of whose turn it is refuses good proposals for ever.
+		height := e.Status().Height
+		theirs, err := w.nodes[0].Order(t.Context(), height)
+		if own, e := e.Order(t.Context(), height); err != nil || e != nil || !bytes.Equal(own, theirs) {
+			t.Errorf("it has the order %x of proposers, the others %x, %v, %v", own, theirs, err, e)
 		}
 		t.Logf("joined in %v at height %d, with blocks from %d on", took.Round(time.Millisecond), e.Status().Height, e.env.BlockStore.Base())
 		if err := ledger.CheckState(e.State().View()); err != nil {

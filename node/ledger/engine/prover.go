@@ -21,6 +21,7 @@ import (
 // from headers that the light client has proven.
 type prover struct {
 	genesis *cmt.GenesisDoc
+	sources []light.Source
 	mu      sync.Mutex
 	light   *cmtlight.Client
 }
@@ -38,7 +39,7 @@ func newProver(ctx context.Context, g *cmt.GenesisDoc, j *Join) (*prover, error)
 	for range providers {
 		l, err := light.NewVerifier(ctx, g.ChainID, j.Trust, light.TrustingPeriod, providers)
 		if err == nil {
-			return &prover{genesis: g, light: l}, nil
+			return &prover{genesis: g, sources: j.Sources, light: l}, nil
 		}
 		errs = append(errs, err)
 		providers = append(providers[1:], providers[0])
@@ -58,6 +59,32 @@ func (p *prover) newest(ctx context.Context) (int64, error) {
 
 func (p *prover) block(ctx context.Context, height uint64) (*cmt.LightBlock, error) {
 	return p.light.VerifyLightBlockAtHeight(ctx, int64(height), time.Now())
+}
+
+// ordered gives the members of a block with the order in which they propose. No
+// header proves it: two sources have to say the same, and the block's own proposer
+// must fit.
+func (p *prover) ordered(ctx context.Context, b *cmt.LightBlock) (*cmt.ValidatorSet, error) {
+	answers := make([]string, len(p.sources))
+	var asking sync.WaitGroup
+	for i, s := range p.sources {
+		asking.Go(func() {
+			if a, err := s.Order(ctx, b.Height); err == nil {
+				answers[i] = string(a)
+			}
+		})
+	}
+	asking.Wait()
+	count := make(map[string]int)
+	for _, a := range answers {
+		if count[a]++; a == "" || count[a] != 2 {
+			continue
+		}
+		if ordered, err := light.DecodeOrder(b.ValidatorSet, []byte(a)); err == nil && light.Proposed(ordered, b) {
+			return ordered, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: no two of %d sources say the same about block %d", light.ErrOrder, len(answers), b.Height)
 }
 
 // AppHash is part of the engine's interface. The root of a height stands in the
@@ -94,6 +121,11 @@ func (p *prover) State(ctx context.Context, height uint64) (sm.State, error) {
 	for i := range blocks {
 		b, err := p.block(ctx, height+uint64(i))
 		if err != nil {
+			return sm.State{}, err
+		}
+		// With another order than the others have this node would refuse their
+		// proposals, and they its own.
+		if b.ValidatorSet, err = p.ordered(ctx, b); err != nil {
 			return sm.State{}, err
 		}
 		blocks[i] = b

@@ -82,6 +82,9 @@ type Source interface {
 	Head(ctx context.Context, height int64) ([]byte, error)
 	// List returns the bytes of the list with that hash (ledger.EncodeList).
 	List(ctx context.Context, hash [32]byte) ([]byte, error)
+	// Order returns in which order the members of a height propose blocks
+	// ([EncodeOrder]). Clients do not need it.
+	Order(ctx context.Context, height int64) ([]byte, error)
 }
 
 // Trust is a header that somebody vouches for.

@@ -193,6 +193,10 @@ func (n *node) Head(_ context.Context, height int64) ([]byte, error) {
 	return b, nil
 }
 
+func (n *node) Order(_ context.Context, height int64) ([]byte, error) {
+	return EncodeOrder(n.blocks[height-1].ValidatorSet), nil
+}
+
 func (n *node) List(_ context.Context, hash [32]byte) ([]byte, error) {
 	if n.gone {
 		return nil, errGone

@@ -18,8 +18,8 @@ const Endpoint = "hearth_ledger"
 
 // question is what a client asks a node.
 type question struct {
-	Want   string `json:"want"`             // block, head or list
-	Height int64  `json:"height,omitempty"` // of block and head
+	Want   string `json:"want"`             // block, head, list or order
+	Height int64  `json:"height,omitempty"` // of block, head and order
 	Hash   string `json:"hash,omitempty"`   // of list, hex
 }
 
@@ -51,6 +51,8 @@ func Answer(ctx context.Context, s Source, params json.RawMessage) (json.RawMess
 		r.Data, err = s.Block(ctx, q.Height)
 	case "head":
 		r.Data, err = s.Head(ctx, q.Height)
+	case "order":
+		r.Data, err = s.Order(ctx, q.Height)
 	case "list":
 		hash, bad := hex.DecodeString(q.Hash)
 		if bad != nil || len(hash) != 32 {
@@ -117,6 +119,11 @@ func (r *remote) Block(ctx context.Context, height int64) ([]byte, error) {
 // Head is part of Source.
 func (r *remote) Head(ctx context.Context, height int64) ([]byte, error) {
 	return r.call(ctx, question{Want: "head", Height: height})
+}
+
+// Order is part of Source.
+func (r *remote) Order(ctx context.Context, height int64) ([]byte, error) {
+	return r.call(ctx, question{Want: "order", Height: height})
 }
 
 // List is part of Source.
