@@ -23,7 +23,7 @@ import (
 // ledger does with files and sockets: begin, keep blocks, take snapshots and prune,
 // be killed and begin again, join by a snapshot, take a stake.
 func TestTheLedgerLivesInTheNodesCell(t *testing.T) {
-	file, err := program()
+	file, err := Program()
 	if err != nil {
 		t.Fatal(err)
 	}

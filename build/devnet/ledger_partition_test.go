@@ -116,7 +116,7 @@ func separations() []aWay {
 func startApart(t *testing.T, cfg LedgerConfig) *onLedger {
 	t.Helper()
 	var err error
-	if cfg.Program, err = program(); err != nil {
+	if cfg.Program, err = Program(); err != nil {
 		t.Fatal(err)
 	}
 	cfg.Dir, cfg.Nodes, cfg.Pace, cfg.Epoch = t.TempDir(), 7, 50*time.Millisecond, 5*time.Second

@@ -49,15 +49,12 @@ func postTo(ctx context.Context, c *http.Client, url string, body []byte) ([]byt
 // TestAChatProvesItsNodes runs the program as a person does, over a ledger that
 // began ten days ago: its first header is one that nobody may begin with any more.
 func TestAChatProvesItsNodes(t *testing.T) {
+	t.Parallel() // it mostly waits
+	file := program(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	dir := t.TempDir()
-	file, err := devnet.BuildProgram(ctx, dir)
-	if err != nil {
-		t.Fatal(err)
-	}
 	n, err := devnet.StartLedger(ctx, devnet.LedgerConfig{
-		Program: file, Dir: dir, Nodes: 9, Pace: 100 * time.Millisecond, Began: time.Now().Add(-light.TrustingPeriod - 24*time.Hour),
+		Program: file, Dir: t.TempDir(), Nodes: 9, Pace: 100 * time.Millisecond, Began: time.Now().Add(-light.TrustingPeriod - 24*time.Hour),
 	})
 	if err != nil {
 		t.Fatal(err)
