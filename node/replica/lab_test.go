@@ -139,7 +139,11 @@ func (l *lab) start(numbers ...int) {
 					n.replica.Behind(to.Ed25519)
 					return nil, errUnreachable
 				}
-				return peer.rpc.HandleForwarded(rpc.WithStamp(context.Background(), rpc.StampOf(ctx)), method, body), nil
+				answer := peer.rpc.HandleForwarded(rpc.WithStamp(context.Background(), rpc.StampOf(ctx)), method, body)
+				if len(answer) != 1 { // it has another list, or could not
+					n.replica.Behind(to.Ed25519)
+				}
+				return answer, nil
 			},
 		})
 		ctx, cancel := context.WithCancel(context.Background())

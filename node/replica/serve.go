@@ -74,6 +74,15 @@ func (r *Replica) heard(from [32]byte) {
 	}
 }
 
+// compareSoon lets this node compare with all other members.
+func (r *Replica) compareSoon() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range r.peers {
+		poke(p.wanted)
+	}
+}
+
 func (r *Replica) answer(v *view, from [32]byte, what op, body []byte) ([]byte, error) {
 	q := reader{rest: body}
 	if what != opOffer && what != opPut {
@@ -155,6 +164,11 @@ func (r *Replica) answer(v *view, from [32]byte, what op, body []byte) ([]byte, 
 		if err != nil {
 			return nil, err
 		}
+		if !v.member(from) {
+			// What comes from another swarm the other members want too, also what this
+			// one knows: it may have got it after it compared with them.
+			r.compareSoon()
+		}
 		wanted := make([]byte, (len(offered)+7)/8)
 		for i := range offered {
 			if marks[i] != offered[i].mark {
@@ -226,13 +240,8 @@ func (r *Replica) take(v *view, q *reader) ([]byte, error) {
 		news = news || o == storage.Kept
 	}
 	if news {
-		// The other members want it too: whoever brings it may be of a swarm that is no
-		// longer responsible, or have left this one and not be heard by all any more.
-		r.mu.Lock()
-		for _, p := range r.peers {
-			poke(p.wanted)
-		}
-		r.mu.Unlock()
+		// Whoever brings it may have left this swarm and not be heard by all any more.
+		r.compareSoon()
 	}
 	return outcomes, nil
 }
