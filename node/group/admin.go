@@ -279,10 +279,15 @@ func (g *Group) Leave() error {
 	return errors.Join(g.announce(LeftNotice()), g.announce(Left()))
 }
 
-// Destroy ends the group for everybody. After the push, the swarm may delete
-// everything but the info, which has to stay until all members have seen it.
+// Destroy ends the group for everybody. The push has the swarm delete everything but
+// the info and the keys that open it, which have to stay until all members have seen
+// it.
 func (g *Group) Destroy() error {
-	return g.change(nil, g.info.Destroy)
+	if err := g.change(nil, g.info.Destroy); err != nil {
+		return err
+	}
+	g.outbox.clear, g.changed = true, true
+	return nil
 }
 
 // announce queues a message to the group.

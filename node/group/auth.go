@@ -9,6 +9,7 @@ import (
 
 	"hearth/node/account"
 	"hearth/node/blind"
+	"hearth/node/config"
 	"hearth/node/keys"
 	"hearth/node/rpc"
 )
@@ -194,6 +195,18 @@ func Revocations(group *keys.Pair, members []account.ID, at int64) ([]Request, e
 // nothing.
 func Unrevocations(group *keys.Pair, members []account.ID, at int64) ([]Request, error) {
 	return tokenRequests(group, members, at, "unrevoke_subaccount", "unrevoke", rpc.UnrevokeText)
+}
+
+// clearings has the swarm delete all that a group has no use for when it is over. Its
+// info stays, which says so, and its keys, which open that.
+func clearings(group *keys.Pair, at int64) []Request {
+	var requests []Request
+	for _, ns := range []int16{Messages, Revoked, config.GroupMembers.Namespace()} {
+		params := map[string]any{"namespace": ns, "timestamp": at}
+		AdminSigner(group).Authorize(params, rpc.DeleteAllText(rpc.Scope(ns), at))
+		requests = append(requests, Request{"delete_all", params})
+	}
+	return requests
 }
 
 func tokenRequests(group *keys.Pair, members []account.ID, at int64, method, field string, text func(int64, []rpc.Token) []byte) ([]Request, error) {

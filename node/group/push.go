@@ -50,6 +50,7 @@ type Push struct {
 	info, members                  *config.Push
 	supplements, notices, deletion int // of the outbox, from its front
 	admit, removed                 []account.ID
+	clear                          bool
 }
 
 // NeedsPush reports whether [Group.Push] has something to send. Who was removed has
@@ -62,7 +63,7 @@ func (g *Group) NeedsPush() bool {
 		return true
 	}
 	o := &g.outbox
-	return len(o.supplements)+len(o.admit)+len(o.notices)+len(o.delete) > 0 || g.Admin() && len(g.pendingRemovals()) > 0
+	return o.clear || len(o.supplements)+len(o.admit)+len(o.notices)+len(o.delete) > 0 || g.Admin() && len(g.pendingRemovals()) > 0
 }
 
 // Push collects what must be stored. Keys come before what is sealed with them. It
@@ -103,6 +104,9 @@ func (g *Group) Push() (*Push, error) {
 				return nil, err
 			}
 			p.Requests = append(p.Requests, r...)
+		}
+		if p.clear = g.outbox.clear; p.clear {
+			p.Requests = append(p.Requests, clearings(g.options.Seed, g.options.Now().UnixMilli())...)
 		}
 		p.Obsolete = append(p.Obsolete, g.outbox.delete...)
 		p.deletion = len(g.outbox.delete)
@@ -229,6 +233,7 @@ func (g *Group) Confirm(p *Push, hashes []string, requestsDone bool) error {
 	g.outbox.supplements = unsent(g.outbox.supplements, supplements)
 	g.outbox.notices = unsent(g.outbox.notices, notices)
 	if requestsDone {
+		g.outbox.clear = g.outbox.clear && !p.clear
 		g.outbox.admit = slices.DeleteFunc(g.outbox.admit, func(id account.ID) bool { return slices.Contains(p.admit, id) })
 		g.outbox.delete = g.outbox.delete[min(p.deletion, len(g.outbox.delete)):]
 	}

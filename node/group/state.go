@@ -62,6 +62,7 @@ type outbox struct {
 	admit       []account.ID // whose tokens count again
 	notices     []notice
 	delete      []string // hashes of messages
+	clear       bool     // the group is over: what it is not ended with can go
 }
 
 // notice is a message to the group, sealed when it is sent.
@@ -255,7 +256,7 @@ func (g *Group) Dump() ([]byte, error) {
 	}
 	b, err := bt.Marshal(bt.Dict{
 		"K": g.keys.Dump(), "I": g.info.Dump(), "M": g.members.Dump(),
-		"k": g.kicked, "l": seen,
+		"k": g.kicked, "l": seen, "e": g.outbox.clear,
 		"a": idBytes(g.outbox.admit), "d": g.outbox.delete, "n": notices, "p": g.outbox.stored,
 		"r": g.outbox.rekey, "s": idBytes(g.outbox.share), "u": g.outbox.supplements,
 	})
@@ -310,6 +311,7 @@ func (g *Group) restore(d bt.Dict) {
 	flag := func(key string) bool { n, _ := d[key].(int64); return n != 0 }
 	g.kicked = flag("k")
 	g.outbox.rekey, g.outbox.stored = flag("r"), flag("p")
+	g.outbox.clear = flag("e")
 	g.outbox.admit, g.outbox.share = idList(d["a"]), idList(d["s"])
 	g.outbox.supplements = byteList(d["u"])
 	for _, h := range byteList(d["d"]) {

@@ -158,6 +158,16 @@ func (s *testSwarm) request(r Request) bool {
 		status, _ := s.call(r.Method, r.Params)
 		return status == 200
 	}
+	if r.Method == "delete_all" {
+		ns := r.Params["namespace"].(int16)
+		if !s.permits(r.Params, rpc.DeleteAllText(rpc.Scope(ns), r.Params["timestamp"].(int64)), false) {
+			return false
+		}
+		for i := range s.lists[ns] {
+			s.lists[ns][i].Data = nil
+		}
+		return true
+	}
 	field, text := "revoke", rpc.RevokeText
 	if r.Method == "unrevoke_subaccount" {
 		field, text = "unrevoke", rpc.UnrevokeText
@@ -592,6 +602,19 @@ func TestAGroupOfTwentyWithThreeAdmins(t *testing.T) {
 			t.Errorf("%s does not know that it is over", sessionID(d.own))
 		}
 	}
+	onlyItsEnd(t, s, cy)
+}
+
+// onlyItsEnd fails when a group's swarm has more of it than says that it is over.
+func onlyItsEnd(t *testing.T, s *testSwarm, admin *device) {
+	t.Helper()
+	count := map[int16]int{}
+	for _, f := range stored(s, AdminSigner(admin.g.Seed())) {
+		count[f.Namespace]++
+	}
+	if count[config.GroupInfo.Namespace()] != 1 || count[KeyList] == 0 || len(count) != 2 {
+		t.Errorf("the swarm has kept %v messages by namespace", count)
+	}
 }
 
 // stored is all that the swarm has.
@@ -726,6 +749,17 @@ func TestOverARealStorageServer(t *testing.T) {
 	if back.say("back again") == "" || back.g.Kicked() || len(back.read) != 4 {
 		t.Errorf("after a new invitation: kicked %v, read %q", back.g.Kicked(), back.read)
 	}
+	if err := all[1].g.Destroy(); err != nil {
+		t.Fatal(err)
+	}
+	all[1].restart()
+	all[1].sync()
+	for _, d := range all[:3] {
+		if m := d.poll(); !m.Destroyed {
+			t.Errorf("%s does not know that it is over", sessionID(d.own))
+		}
+	}
+	onlyItsEnd(t, s, all[1])
 }
 
 func TestAMessageThatIsEarlierThanItsKeyIsReadLater(t *testing.T) {
