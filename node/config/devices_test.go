@@ -157,12 +157,14 @@ func settle(t testing.TB, dice func(int) int, devices []*device) {
 		for _, d := range devices {
 			if d.flight != nil {
 				d.land()
+				quiet = false
 			}
 			before := d.message.id
 			d.fetch(t, dice, true)
 			if d.NeedsPush() {
 				d.push(t)
 				d.land()
+				quiet = false
 			}
 			quiet = quiet && d.message.id == before
 		}

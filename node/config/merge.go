@@ -172,7 +172,7 @@ func (o *Object) take(incoming []candidate) bool {
 	if lost {
 		// A member cannot have had changes, so this is not refused.
 		o.change(func(t *tree) { t.reclaim(nil, between(base, mine), base, mine) })
-		o.base = undo(o.message.data, mine, base)
+		o.base = undo(o.Data(), mine, base) // Data, so that later changes leave it alone
 	}
 	return true
 }
