@@ -137,15 +137,18 @@ func (c *circle) ask(ctx context.Context) error {
 	prefer := c.prefer
 	c.prefer = path.Key{}
 	c.mu.Unlock()
-	slices.SortStableFunc(members, func(a, b swarm.Node) int {
-		switch prefer {
-		case a.Ed25519:
-			return -1
-		case b.Ed25519:
-			return 1
+	// Where the ear is, there is nothing to be found that it has not told of.
+	heard, told := c.ear.at()
+	rank := func(n swarm.Node) int {
+		switch {
+		case n.Ed25519 == prefer:
+			return 0
+		case told && n.Ed25519 == heard:
+			return 2
 		}
-		return 0
-	})
+		return 1
+	}
+	slices.SortStableFunc(members, func(a, b swarm.Node) int { return rank(a) - rank(b) })
 	for _, node := range members[:min(len(members), groupTries)] {
 		if err = c.visit(ctx, node, all); err == nil || ctx.Err() != nil || errors.Is(err, ErrDisk) {
 			return err

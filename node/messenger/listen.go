@@ -39,8 +39,9 @@ type ear struct {
 	poll chan struct{} // receives when polling has to take over
 
 	mu     sync.Mutex
-	told   bool // a member tells of messages
-	slowed int  // rounds of polling since that began
+	told   bool     // a member tells of messages
+	member path.Key // which one
+	slowed int      // rounds of polling since that began
 }
 
 // keep listens until ctx ends.
@@ -50,7 +51,7 @@ func (e *ear) keep(ctx context.Context) {
 		member, ok := e.choose(ctx, resting)
 		if ok {
 			rest := e.listen(ctx, member)
-			e.set(false)
+			e.set(member.Ed25519, false)
 			resting[member.Ed25519] = e.s.m.cfg.Now().Add(rest)
 			continue
 		}
@@ -98,7 +99,7 @@ func (e *ear) listen(ctx context.Context, member swarm.Node) (rest time.Duration
 			e.s.log.Debug("waiting for messages", "err", err)
 			return listenRest
 		}
-		e.set(true)
+		e.set(member.Ed25519, true)
 		// Polling may have been quicker, but not always: this member would have us
 		// ask again and again.
 		if vain++; news || e.s.m.cfg.Now().Sub(began) >= wait/2 {
@@ -113,10 +114,10 @@ func (e *ear) listen(ctx context.Context, member swarm.Node) (rest time.Duration
 
 // set says whether a member tells of messages. When that ends, polling takes over at
 // once.
-func (e *ear) set(told bool) {
+func (e *ear) set(member path.Key, told bool) {
 	e.mu.Lock()
 	ended := e.told && !told
-	e.told = told
+	e.member, e.told = member, told
 	if !told {
 		e.slowed = 0
 	}
@@ -127,9 +128,15 @@ func (e *ear) set(told bool) {
 }
 
 func (e *ear) tells() bool {
+	_, told := e.at()
+	return told
+}
+
+// at is the member that tells of messages, if one does.
+func (e *ear) at() (member path.Key, told bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.told
+	return e.member, e.told
 }
 
 // pause is the time until the next round of polling, which grows while a member
