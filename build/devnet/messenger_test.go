@@ -21,6 +21,7 @@ import (
 	"hearth/node/account"
 	"hearth/node/api"
 	"hearth/node/messenger"
+	"hearth/node/seed"
 )
 
 // messengerNetwork starts nine nodes, which end with the test.
@@ -74,9 +75,14 @@ func (w *talker) nodes(n *devnet.Network) []netip.AddrPort {
 
 func talk(t testing.TB, n *devnet.Network, seed byte, change func(*messenger.Config)) *talker {
 	t.Helper()
-	a := account.New(account.Seed{seed})
+	return talkTo(t, n.Seed(), seed, change)
+}
+
+// talkTo starts a messenger that has its node list from source, which it closes.
+func talkTo(t testing.TB, source *seed.Client, who byte, change func(*messenger.Config)) *talker {
+	t.Helper()
+	a := account.New(account.Seed{who})
 	w := &talker{t: t, id: a.ID().String(), dialled: make(map[netip.AddrPort]int)}
-	source := n.Seed()
 	source.Dial = w.dial
 	cfg := messenger.Config{
 		Account:      a,

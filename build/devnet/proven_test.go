@@ -2,56 +2,25 @@ package devnet_test
 
 import (
 	"context"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"hearth/build/devnet"
-	"hearth/node/account"
 	"hearth/node/api"
 	"hearth/node/ledger/light"
 	"hearth/node/messenger"
 )
 
-// onLedger starts a messenger that proves its node list.
-func onLedger(t *testing.T, n *devnet.LedgerNetwork, seed byte, trust light.Trust, save func(light.Trust)) *talker {
+// provenNetwork starts nodes with a ledger, which end with the test, and gives a header
+// of it to trust.
+func provenNetwork(t *testing.T, nodes int) (*devnet.LedgerNetwork, light.Trust) {
 	t.Helper()
-	source, err := n.Seed(1 + int(seed)%4)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := account.New(account.Seed{seed})
-	w := &talker{t: t, id: a.ID().String()}
-	w.Messenger, err = messenger.New(messenger.Config{
-		Account: a, DBPath: filepath.Join(t.TempDir(), "messenger.db"), Seeds: []messenger.NodeSource{source}, PollInterval: 200 * time.Millisecond,
-		Ledger: &messenger.Ledger{Chain: n.Genesis().Chain, Trust: trust, Save: save},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if w.sub, err = w.Subscribe(); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var wait sync.WaitGroup
-	wait.Go(func() {
-		if err := w.Run(ctx); err != nil {
-			t.Errorf("run: %v", err)
-		}
-	})
-	w.stop = sync.OnceFunc(func() { cancel(); wait.Wait(); source.Close() })
-	t.Cleanup(w.stop)
-	return w
-}
-
-func TestMessengersTalkOverNodesThatTheLedgerProves(t *testing.T) {
-	t.Parallel() // it mostly waits
 	file := program(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	n, err := devnet.StartLedger(ctx, devnet.LedgerConfig{Program: file, Dir: t.TempDir(), Nodes: 9, Pace: 100 * time.Millisecond})
+	// A node that is killed for a moment stays in its swarm.
+	n, err := devnet.StartLedger(ctx, devnet.LedgerConfig{Program: file, Dir: t.TempDir(), Nodes: nodes, Pace: 100 * time.Millisecond, Unreachable: 10 * time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,12 +35,42 @@ func TestMessengersTalkOverNodesThatTheLedgerProves(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	return n, trust
+}
 
+// onLedger starts a messenger that proves its node list.
+func onLedger(t *testing.T, n *devnet.LedgerNetwork, seed byte, trust light.Trust, change func(*messenger.Config)) *talker {
+	t.Helper()
+	source, err := n.Seed(1 + int(seed)%4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return talkTo(t, source, seed, func(c *messenger.Config) {
+		for k := range 4 { // one of them may be away
+			if other, err := n.Seed(1 + (int(seed)+1+k)%9); err == nil {
+				c.Seeds = append(c.Seeds, other)
+				t.Cleanup(other.Close)
+			}
+		}
+		c.Ledger = &messenger.Ledger{Chain: n.Genesis().Chain, Trust: trust}
+		if change != nil {
+			change(c)
+		}
+	})
+}
+
+func TestMessengersTalkOverNodesThatTheLedgerProves(t *testing.T) {
+	t.Parallel() // it mostly waits
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	n, trust := provenNetwork(t, 9)
 	renewed := make(chan light.Trust, 100)
-	alice := onLedger(t, n, 1, trust, func(t light.Trust) {
-		select {
-		case renewed <- t:
-		default:
+	alice := onLedger(t, n, 1, trust, func(c *messenger.Config) {
+		c.Ledger.Save = func(t light.Trust) {
+			select {
+			case renewed <- t:
+			default:
+			}
 		}
 	})
 	bob := onLedger(t, n, 2, trust, nil)
