@@ -21,7 +21,7 @@ import (
 // TestTheLedgerLivesInTheNodesCell runs nodes as PID 1 does, each locked into its
 // cell (Landlock and seccomp) and within its memory, and lets them do all that a
 // ledger does with files and sockets: begin, keep blocks, take snapshots and prune,
-// be killed and begin again, join by a snapshot, take a stake.
+// be killed and begin again, join by a snapshot or with the first block, take a stake.
 func TestTheLedgerLivesInTheNodesCell(t *testing.T) {
 	file, err := Program()
 	if err != nil {
@@ -31,7 +31,7 @@ func TestTheLedgerLivesInTheNodesCell(t *testing.T) {
 	defer cancel()
 	var join string
 	dir := t.TempDir()
-	for k := 1; k <= 5; k++ {
+	for k := 1; k <= 6; k++ {
 		// As on the data partition: what is not there when a cell is entered cannot be
 		// reached later either.
 		if err := os.MkdirAll(filepath.Join(dir, fmt.Sprintf("node-%03d", k), "data"), 0o700); err != nil {
@@ -39,14 +39,16 @@ func TestTheLedgerLivesInTheNodesCell(t *testing.T) {
 		}
 	}
 	n, err := StartLedger(ctx, LedgerConfig{
-		Program: file, Dir: dir, Nodes: 4, Spare: 1, Pace: 50 * time.Millisecond, Epoch: 3 * time.Second,
+		Program: file, Dir: dir, Nodes: 4, Spare: 2, Pace: 50 * time.Millisecond, Epoch: 3 * time.Second,
 		Env: []string{cell.Variable + "=1", "GOMEMLIMIT=96MiB", "GOGC=50", "GOMAXPROCS=2"},
 		Args: func(k int) []string {
-			args := []string{"-ledger-snapshots", "5"}
-			if k == 5 {
-				args = append(args, "-join", join)
+			switch k {
+			case 5:
+				return []string{"-ledger-snapshots", "5", "-join", join}
+			case 6: // it thinks that nobody has a snapshot before block 720
+				return []string{"-join", join}
 			}
-			return args
+			return []string{"-ledger-snapshots", "5"}
 		},
 	})
 	if err != nil {
@@ -81,38 +83,51 @@ func TestTheLedgerLivesInTheNodesCell(t *testing.T) {
 	join = anchor.String()
 	l.higher(1, 6) // the next snapshot, and the two headers that prove it
 	began := time.Now()
-	if err := l.Launch(5); err != nil {
-		t.Fatal(err)
+	for k := 5; k <= 6; k++ {
+		if err := l.Launch(k); err != nil {
+			t.Fatal(err)
+		}
 	}
-	l.until("the new node to follow", func(s map[int]*api.NodeStatus) bool {
-		return s[5] != nil && s[1] != nil && s[5].Ledger.Height >= s[1].Ledger.Height && !s[5].Ledger.Syncing
+	l.until("the new nodes to follow", func(s map[int]*api.NodeStatus) bool {
+		for k := 5; k <= 6; k++ {
+			if s[k] == nil || s[1] == nil || s[k].Ledger.Height < s[1].Ledger.Height || s[k].Ledger.Syncing {
+				return false
+			}
+		}
+		return true
 	})
-	owner, closeOwner, err := l.Owner(5)
-	if err != nil {
-		t.Fatal(err)
+	for k := 5; k <= 6; k++ {
+		owner, closeOwner, err := l.Owner(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeOwner()
+		plan, err := owner.Plan(ctx, &api.PlanRequest{Step: api.PlanRequest_STAKE})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := owner.Do(ctx, &api.DoRequest{Token: plan.Token}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	defer closeOwner()
-	plan, err := owner.Plan(ctx, &api.PlanRequest{Step: api.PlanRequest_STAKE})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := owner.Do(ctx, &api.DoRequest{Token: plan.Token}); err != nil {
-		t.Fatal(err)
-	}
-	l.until("the new node to be in service", func(s map[int]*api.NodeStatus) bool {
-		return s[5] != nil && s[5].Ready && s[5].Ledger.Standing == ledger.Active.String()
+	l.until("the new nodes to be in service", func(s map[int]*api.NodeStatus) bool {
+		for k := 5; k <= 6; k++ {
+			if s[k] == nil || !s[k].Ready || s[k].Ledger.Standing != ledger.Active.String() {
+				return false
+			}
+		}
+		return true
 	})
-	t.Logf("a new node is in service %s after its start", host.Span(time.Since(began)))
-
+	t.Logf("two new nodes are in service %s after their start", host.Span(time.Since(began)))
 	first := map[string]any{"endpoint": light.Endpoint, "params": map[string]any{"want": "block", "height": 1}}
-	for k, want := range map[int]string{1: "data", 5: "error"} {
+	for k, want := range map[int]string{1: "data", 5: "error", 6: "data"} {
 		answer, err := l.ask(k, "oxend_request", first)
 		if result, _ := answer["result"].(map[string]any); err != nil || result[want] == nil {
-			t.Errorf("asked for the first block node %d answers %v, %v: who began with a snapshot does not have it", k, answer, err)
+			t.Errorf("asked for the first block node %d answers %v, %v: only who began with a snapshot does not have it", k, answer, err)
 		}
 	}
 
-	for k := 1; k <= 5; k++ {
+	for k := 1; k <= 6; k++ {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", l.PID(k)))
 		if err != nil || !strings.Contains(string(status), "\nNoNewPrivs:\t1\n") || !strings.Contains(string(status), "\nSeccomp:\t2\n") {
 			t.Errorf("node %d is not locked in: %v\n%s", k, err, status)

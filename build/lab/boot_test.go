@@ -173,10 +173,7 @@ func switchOn(t *testing.T, ctx context.Context, l *Lab, change func(*emulator.O
 		t.Fatal(err)
 	}
 	t.Cleanup(machine.Stop)
-	c := attach(t, machine)
-	c.expect(`hearth> `)
-	t.Logf("prompt %.1f s after the emulator was started (KVM: %v)", time.Since(begin).Seconds(), machine.Accelerated)
-	return c
+	return attach(t, machine)
 }
 
 // attach reads the serial line from now on.

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -166,6 +167,9 @@ func TestNodeRoleRefusesFlagsThatMakeNoSense(t *testing.T) {
 		{"a public address of IPv6", append(seed, "-public", "[::1]:22021"), "-public"},
 		{"no seed", []string{"-public", "1.2.3.4:22021"}, "-seed"},
 		{"a seed without a pin", []string{"-public", "1.2.3.4:22021", "-seed", "https://127.0.0.1:1/json_rpc"}, "-seed-pin"},
+		{"a header that is none", []string{"-public", "1.2.3.4:22021", "-ledger", "genesis.json", "-join", "yesterday"}, "want chain:height:hash"},
+		{"a name in place of an address to join from", []string{"-public", "1.2.3.4:22021", "-ledger", "genesis.json", "-join-from", "node.example:22021"}, "-join-from"},
+		{"two sources of the list", append(slices.Clone(seed), "-public", "1.2.3.4:22021", "-ledger", "genesis.json"), "a node has one network"},
 		{"something beside flags", []string{"x"}, "unexpected argument"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
