@@ -3,6 +3,7 @@ package messenger
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,13 +13,16 @@ import (
 	"hearth/node/account"
 	"hearth/node/api"
 	"hearth/node/config"
+	"hearth/node/group"
+	"hearth/node/keys"
 	"hearth/node/messenger/mailbox"
 	"hearth/node/messenger/mailbox/swarmtest"
 	"hearth/node/messenger/path/pathtest"
 )
 
-// The compressor of configs is made once for the process, with channels in it, which
-// must not belong to the bubble of the test that is first to use it.
+// The compressors of configs and of groups' messages are made once for the process,
+// with channels in them, which must not belong to the bubble of the test that is first
+// to use them.
 func init() {
 	options := config.Options{Account: account.New(account.Seed{1}), Now: time.Now}
 	from, err := config.New(config.UserProfile, options)
@@ -38,6 +42,14 @@ func init() {
 	}
 	if m := to.Merge([]config.Message{{Hash: "1", Data: push.Parts[0]}}); !m.Changed {
 		panic(m.Err())
+	}
+	of, key := keys.FromSeed([32]byte{1}), config.Key{}
+	message, err := group.Seal(rand.Reader, group.ID(of), key, of, bytes.Repeat([]byte("a"), 100), group.Style{})
+	if err != nil {
+		panic(err)
+	}
+	if _, _, err := group.Open(group.ID(of), []config.Key{key}, message, group.Current); err != nil {
+		panic(err)
 	}
 }
 

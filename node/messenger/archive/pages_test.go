@@ -35,7 +35,7 @@ func mapped(t testing.TB, file string) (size int) {
 }
 
 func TestThePagesOfTheDatabaseAreGivenBack(t *testing.T) {
-	const count, most = 20_000, 8 << 20
+	const count, most = 12_000, 8 << 20
 	file := filepath.Join(t.TempDir(), "db")
 	who := large(t, file, count)
 	info, err := os.Stat(file)
