@@ -81,7 +81,7 @@ func TestMemberThatWasAwayCatchesUp(t *testing.T) {
 	}{
 		{"with what it had before", func(*testing.T, string) {}},
 		{"without its database, like a new member", func(t *testing.T, dir string) {
-			if err := os.Remove(filepath.Join(dir, "messages.db")); err != nil {
+			if err := os.RemoveAll(filepath.Join(dir, "messages.db")); err != nil {
 				t.Fatal(err)
 			}
 		}},

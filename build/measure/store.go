@@ -45,7 +45,7 @@ var engines = []struct {
 	grouped bool // by itself
 	open    func(dir string) (engine, error)
 }{
-	{"bbolt, as Hearth uses it", true, openHearth},
+	{"pebble, as Hearth uses it", true, openHearth},
 	{"pebble", false, openPebble},
 	{"badger", false, openBadger},
 	{"sqlite, WAL, FULL", false, openSQLite},

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"hearth/node/account"
+	"hearth/node/internal/bubble"
 	"hearth/node/keys"
 	"hearth/node/rpc"
 	"hearth/node/storage"
@@ -56,6 +57,7 @@ type labNode struct {
 var errUnreachable = errors.New("not reachable")
 
 func newLab(t testing.TB, nodes int) *lab {
+	bubble.Clean(t)
 	l := &lab{t: t, dir: t.TempDir(), cut: make(map[[2]*labNode]bool), log: slog.New(slog.DiscardHandler), delay: func() {}}
 	if os.Getenv("REPLICA_LOG") != "" {
 		l.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))

@@ -14,6 +14,7 @@ import (
 
 	"hearth/node/account"
 	"hearth/node/bt"
+	"hearth/node/internal/bubble"
 	"hearth/node/keys"
 	"hearth/node/push"
 	"hearth/node/storage"
@@ -33,6 +34,7 @@ type monitored struct {
 
 func newMonitored(t testing.TB, limits push.Limits, now func() time.Time) *monitored {
 	t.Helper()
+	bubble.Clean(t)
 	db, err := storage.Open(filepath.Join(t.TempDir(), "messages"), now)
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"hearth/node/internal/bubble"
 	"hearth/node/keys"
 	"hearth/node/storage"
 	"hearth/node/swarm"
@@ -45,6 +46,7 @@ func newNetwork() *testNetwork {
 
 func (n *testNetwork) add(t testing.TB, name string, seed [32]byte, id swarm.ID, port uint16) *testNode {
 	t.Helper()
+	bubble.Clean(t)
 	pair := keys.FromSeed(seed)
 	clock := func() time.Time { return n.now }
 	db, err := storage.Open(filepath.Join(t.TempDir(), "messages"), clock)

@@ -27,11 +27,10 @@ func systemDisk(dir string) (size, free int64, err error) {
 }
 
 const (
-	// A byte that the message database counts takes up to 2.6 bytes of its file:
-	// pages are not full, each message has an entry in three trees, and a write
-	// leaves old pages behind. What accounts ask to be done with their messages
+	// A byte that the message database counts takes up to 1.1 bytes of disk, and twice
+	// that while files are merged. What accounts ask to be done with their messages
 	// takes up to a quarter of the messages' room on top.
-	slack = 4
+	slack = 3
 
 	// maxReserve is the most that is kept free for messenger, vault and clock;
 	// it is a quarter of a smaller partition.
@@ -69,7 +68,7 @@ func divide(size, share, quota int64) room {
 		r.files = part
 		share -= part
 	}
-	r.messages = max(share/slack, 1)
+	r.messages = max((share-storage.Fixed)/slack, 1)
 	return r
 }
 
@@ -87,10 +86,13 @@ func (n *Node) openMessages() error {
 		return err
 	}
 	n.log.Error("the message database is damaged: the node begins with an empty one", "error", err, "kept_as", filepath.Base(path)+damaged)
+	if err := os.RemoveAll(path + damaged); err != nil {
+		return err
+	}
 	if err := os.Rename(path, path+damaged); err != nil {
 		return err
 	}
-	info, err := os.Stat(path + damaged)
+	size, err := sizeOf(path + damaged)
 	if err != nil {
 		return err
 	}
@@ -98,15 +100,30 @@ func (n *Node) openMessages() error {
 	if err != nil {
 		return err
 	}
-	if free < n.room.reserve+info.Size() {
-		n.log.Warn("no room to keep the damaged message database", "bytes", info.Size())
-		if err := os.Remove(path + damaged); err != nil {
+	if free < n.room.reserve+size {
+		n.log.Warn("no room to keep the damaged message database", "bytes", size)
+		if err := os.RemoveAll(path + damaged); err != nil {
 			return err
 		}
 	}
 	n.restarted = "the message database was damaged and began anew; its swarm fills it"
 	n.db, err = storage.Open(path, n.cfg.Now)
 	return err
+}
+
+// sizeOf gives the size of a file, or of the files in a folder, in bytes.
+func sizeOf(path string) (size int64, err error) {
+	err = filepath.WalkDir(path, func(_ string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil {
+			size += info.Size()
+		}
+		return err
+	})
+	return size, err
 }
 
 // measure sets how much the database may hold, and keeps what to tell the owner

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"hearth/node/files"
+	"hearth/node/internal/bubble"
 	"hearth/node/storage"
 )
 
@@ -31,13 +32,13 @@ func TestTheOwnerKeepsPartOfEveryDisk(t *testing.T) {
 		size, share, quota int64
 		want               room
 	}{
-		{"the smallest disk", 64 * mib, 0, 0, room{messages: 8 * mib, files: -1, reserve: 16 * mib}},
-		{"a large card", 64 << 30, 0, 0, room{messages: 30 << 30 / slack, files: files.DefaultQuota, reserve: maxReserve}},
-		{"a disk with room for some files", 1 << 30, 0, 0, room{messages: 256 * mib / slack, files: 256 * mib, reserve: maxReserve}},
-		{"no files", 1 << 30, 0, -1, room{messages: 512 * mib / slack, files: -1, reserve: maxReserve}},
-		{"few files", 1 << 30, 0, mib, room{messages: 511 * mib / slack, files: mib, reserve: maxReserve}},
-		{"a share of the owner's choice", 64 << 30, 1 << 30, -1, room{messages: 1 << 30 / slack, files: -1, reserve: maxReserve}},
-		{"more than there is", 64 * mib, 1 << 40, -1, room{messages: 48 * mib / slack, files: -1, reserve: 16 * mib}},
+		{"the smallest disk", 64 * mib, 0, 0, room{messages: (32*mib - storage.Fixed) / slack, files: -1, reserve: 16 * mib}},
+		{"a large card", 64 << 30, 0, 0, room{messages: (30<<30 - storage.Fixed) / slack, files: files.DefaultQuota, reserve: maxReserve}},
+		{"a disk with room for some files", 1 << 30, 0, 0, room{messages: (256*mib - storage.Fixed) / slack, files: 256 * mib, reserve: maxReserve}},
+		{"no files", 1 << 30, 0, -1, room{messages: (512*mib - storage.Fixed) / slack, files: -1, reserve: maxReserve}},
+		{"few files", 1 << 30, 0, mib, room{messages: (511*mib - storage.Fixed) / slack, files: mib, reserve: maxReserve}},
+		{"a share of the owner's choice", 64 << 30, 1 << 30, -1, room{messages: (1<<30 - storage.Fixed) / slack, files: -1, reserve: maxReserve}},
+		{"more than there is", 64 * mib, 1 << 40, -1, room{messages: (48*mib - storage.Fixed) / slack, files: -1, reserve: 16 * mib}},
 		{"no disk at all", 0, 0, 0, room{messages: 1, files: -1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -48,20 +49,25 @@ func TestTheOwnerKeepsPartOfEveryDisk(t *testing.T) {
 	}
 }
 
-// small is a partition of 8 MiB with nothing on it but the node's folder and what
+// small is a partition of 24 MiB with nothing on it but the node's folder and what
 // others of the owner's put there.
 type small struct{ others atomic.Int64 }
 
 func (s *small) disk(dir string) (size, free int64, err error) {
 	used := s.others.Load()
-	entries, err := os.ReadDir(dir)
+	err = filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		if err == nil {
+			used += blocks(path)
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			err = nil // the database merged files meanwhile
+		}
+		return err
+	})
 	if err != nil {
 		return 0, 0, err
 	}
-	for _, e := range entries {
-		used += blocks(filepath.Join(dir, e.Name()))
-	}
-	return 8 * mib, 8*mib - used, nil
+	return 24 * mib, 24*mib - used, nil
 }
 
 // blocks is what a file takes of the disk, in bytes.
@@ -103,9 +109,10 @@ func strangers(t *testing.T, n *Node, size int) (taken int, refused map[string]a
 }
 
 func TestStrangersCannotFillTheDisk(t *testing.T) {
-	for _, size := range []int{700, 76_000} { // the first fits worst into the database's pages
+	for _, size := range []int{700, 76_000} {
 		t.Run(fmt.Sprintf("with messages of %d bytes", size), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				bubble.Clean(t)
 				dir, disk := t.TempDir(), &small{}
 				r := &registry{}
 				r.set()
@@ -127,7 +134,7 @@ func TestStrangersCannotFillTheDisk(t *testing.T) {
 				if taken == 0 || int64(taken)*int64(size) > n.room.messages {
 					t.Errorf("%d messages of %d bytes were taken", taken, size)
 				}
-				if _, free, _ := disk.disk(dir); free < 4*mib {
+				if _, free, _ := disk.disk(dir); free < 12*mib {
 					t.Errorf("half of the disk is the owner's, %d bytes are left", free)
 				}
 				time.Sleep(time.Minute)
@@ -145,6 +152,7 @@ func TestStrangersCannotFillTheDisk(t *testing.T) {
 
 func TestNothingIsTakenOfTheReserve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		bubble.Clean(t)
 		disk := &small{}
 		r := &registry{}
 		r.set()
@@ -153,7 +161,7 @@ func TestNothingIsTakenOfTheReserve(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer run(t, n)()
-		disk.others.Store(7 * mib) // a long conversation
+		disk.others.Store(19 * mib) // a long conversation
 		time.Sleep(time.Minute)
 		if taken, _ := strangers(t, n, 1000); taken > 0 {
 			t.Errorf("%d messages were taken of a disk that is nearly full", taken)
@@ -185,10 +193,14 @@ func run(t *testing.T, n *Node) (stop func()) {
 
 func TestADamagedDatabaseMakesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		bubble.Clean(t)
 		dir, disk := t.TempDir(), &small{}
 		path := filepath.Join(dir, "messages.db")
 		damage := func(what string) {
 			t.Helper()
+			if err := os.RemoveAll(path); err != nil {
+				t.Fatal(err)
+			}
 			if err := os.WriteFile(path, []byte(what+strings.Repeat("x", 20_000)), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -229,7 +241,7 @@ func TestADamagedDatabaseMakesWay(t *testing.T) {
 		}
 		n.Close()
 
-		disk.others.Store(7 * mib)
+		disk.others.Store(19 * mib)
 		damage("third")
 		open().Close()
 		if b, err := os.ReadFile(path + damaged); err == nil {
@@ -251,6 +263,7 @@ func TestADatabaseThatGoesBadEndsTheNode(t *testing.T) {
 
 func TestAFloodToOneAccountLeavesRoomForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		bubble.Clean(t)
 		r := &registry{}
 		r.set()
 		n, err := New(Config{Keys: own, Dir: t.TempDir(), Public: public, Seed: r, Disk: (&small{}).disk, Log: slog.New(slog.DiscardHandler)})

@@ -127,7 +127,7 @@ type Node struct {
 	room      room
 	restarted string                 // why the database is a new one; empty when it is not
 	crowded   atomic.Pointer[string] // trouble with the room for messages
-	damaged   chan error             // gets the error of a database that went bad
+	damaged   chan error             // gets the error of a database that cannot go on
 
 	changed chan struct{} // gets a value, if it has room, with every new list
 	release func() error
@@ -504,8 +504,9 @@ func (n *Node) sweep(ctx context.Context) {
 		case <-tick.C:
 			if gone, err := n.db.Sweep(); err != nil {
 				n.log.Error("removing expired messages", "error", err)
-				if errors.Is(err, storage.ErrDamaged) {
-					// Whoever starts the node again gets an empty database.
+				if errors.Is(err, storage.ErrDamaged) || errors.Is(err, storage.ErrEnded) {
+					// Whoever starts the node again gets a database that works, if
+					// need be an empty one.
 					n.damaged <- err
 					return
 				}

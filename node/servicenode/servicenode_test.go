@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"hearth/node/api"
+	"hearth/node/internal/bubble"
 	"hearth/node/keys"
 	"hearth/node/relay"
 	"hearth/node/swarm"
@@ -88,6 +89,7 @@ func entry(node *keys.Pair, addr netip.AddrPort, in swarm.ID) swarm.Node {
 // start runs a node without listeners, which is enough for the list.
 func start(t *testing.T, dir string, r Seed) (n *Node, stop func()) {
 	t.Helper()
+	bubble.Clean(t)
 	n, err := New(Config{Keys: own, Dir: dir, Public: public, Seed: r, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

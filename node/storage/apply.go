@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"slices"
 
-	bolt "go.etcd.io/bbolt"
-
 	"hearth/node/account"
 )
 
@@ -64,7 +62,7 @@ func (db *DB) Apply(c Change) (effect Effect, err error) {
 			if err != nil {
 				return err
 			}
-			message := Affected{namespaceOf(key), unpackHash(r.hash)}
+			message := Affected{r.namespace, unpackHash(r.hash)}
 			if err := t.settle(key, &c); err != nil {
 				return err
 			}
@@ -95,16 +93,22 @@ func (db *DB) Apply(c Change) (effect Effect, err error) {
 func (db *DB) Expiries(owner account.ID, hashes []string) (expiries map[string]int64, err error) {
 	expiries = make(map[string]int64)
 	err = db.view(func(t tables) error {
+		n, ok := t.owner(owner[:])
+		if !ok {
+			return nil
+		}
 		for _, h := range hashes {
 			key := t.hashes.Get(packHash(h))
-			if !bytes.HasPrefix(key, owner[:]) {
+			if key == nil {
 				continue
 			}
 			r, err := t.record(key)
 			if err != nil {
 				return err
 			}
-			expiries[h] = r.expiry
+			if r.owner == n {
+				expiries[h] = r.expiry
+			}
 		}
 		return nil
 	})
@@ -145,7 +149,6 @@ func (db *DB) Merge(changes []Change, messages []Message, alone func(namespace i
 			outcomes = append(outcomes, o)
 		}
 		for i := range messages {
-			db.touchedBy(t.messages.Tx())
 			o, err := t.mergeMessage(&messages[i], alone(messages[i].Namespace), db)
 			if err != nil {
 				return err
@@ -208,7 +211,7 @@ func (t tables) mergeMessage(m *Message, alone bool, db *DB) (Outcome, error) {
 	case alone && named < m.Stamp:
 		return Refused, nil
 	}
-	if key := bytes.Clone(t.hashes.Get(packed)); key != nil {
+	if key := t.hashes.Get(packed); key != nil {
 		r, err := t.record(key)
 		if err != nil {
 			return 0, err
@@ -231,7 +234,7 @@ func (t tables) mergeMessage(m *Message, alone bool, db *DB) (Outcome, error) {
 	case expiry <= db.now().UnixMilli():
 		return Expired, nil
 	}
-	if limit := db.limit.Load(); limit > 0 && t.totals().bytes+size(*m) > limit {
+	if limit := db.limit.Load(); limit > 0 && t.totals.bytes+size(*m) > limit {
 		return Full, nil
 	}
 	return Kept, t.insert(*m, expiry)
@@ -251,28 +254,39 @@ func (t tables) reached(c *Change) (keys [][]byte, err error) {
 	switch {
 	case c.Kind == Replace:
 		keep := packHash(c.Hashes[0])
-		err = t.each(boxPrefix(c.Owner, c.Namespace), func(k []byte, r record) {
+		err = t.each(c.Owner, &c.Namespace, func(k []byte, r record) {
 			if !bytes.Equal(r.hash, keep) {
-				keys = append(keys, bytes.Clone(k))
+				keys = append(keys, k)
 			}
 		})
 	case c.scoped():
-		prefix := c.Owner[:]
-		if !c.All {
-			prefix = boxPrefix(c.Owner, c.Namespace)
+		namespace := &c.Namespace
+		if c.All {
+			namespace = nil
 		}
-		err = t.each(prefix, func(k []byte, r record) {
+		err = t.each(c.Owner, namespace, func(k []byte, r record) {
 			if c.Kind != DeleteBefore || r.timestamp <= c.At {
-				keys = append(keys, bytes.Clone(k))
+				keys = append(keys, k)
 			}
 		})
 	default:
+		n, ok := t.owner(c.Owner[:])
+		if !ok {
+			return nil, nil
+		}
 		seen := make(map[string]bool, len(c.Hashes))
 		for _, h := range c.Hashes {
 			key := t.hashes.Get(packHash(h))
-			if bytes.HasPrefix(key, c.Owner[:]) && !seen[h] {
-				seen[h] = true
-				keys = append(keys, bytes.Clone(key))
+			if key == nil || seen[h] {
+				continue
+			}
+			seen[h] = true
+			r, err := t.record(key)
+			if err != nil {
+				return nil, err
+			}
+			if r.owner == n {
+				keys = append(keys, key)
 			}
 		}
 	}
@@ -287,9 +301,13 @@ func (t tables) settle(key []byte, news *Change) error {
 	if err != nil {
 		return err
 	}
+	owner, err := t.name(r.owner)
+	if err != nil {
+		return err
+	}
 	expires := news == nil || news.Kind == ExpireAll || news.Kind == Expire
 	if news == nil || !expires {
-		latest, _, err := t.coverage(key[:ownerSize], namespaceOf(key), r.hash, r.timestamp)
+		latest, _, err := t.coverage(owner[:], r.namespace, r.hash, r.timestamp)
 		if news != nil {
 			latest = max(latest, news.Stamp) // it reaches this message
 		}
@@ -297,13 +315,13 @@ func (t tables) settle(key []byte, news *Change) error {
 			return err
 		}
 		if latest >= r.stamp {
-			return t.remove(bytes.Clone(key))
+			return t.remove(key)
 		}
 	}
 	if !expires {
 		return nil
 	}
-	expiry, err := t.fold(key[:ownerSize], namespaceOf(key), r.hash, r.base, r.stamp, news)
+	expiry, err := t.fold(owner[:], r.namespace, r.hash, r.base, r.stamp, news)
 	if err != nil || expiry == r.expiry {
 		return err
 	}
@@ -314,8 +332,7 @@ func (t tables) settle(key []byte, news *Change) error {
 // of the latest Replace that names it; 0 when there is none.
 func (t tables) coverage(owner []byte, ns int16, packed []byte, timestamp int64) (latest, named int64, err error) {
 	prefix := append(touch(owner, packed), byte(Delete))
-	c := t.touches.Cursor()
-	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+	for _, v := range t.touches.within(prefix) {
 		latest = max(latest, number(v))
 	}
 	err = t.scopes(owner, func(c *Change) {
@@ -349,8 +366,7 @@ func (t tables) fold(owner []byte, ns int16, packed []byte, base, stamp int64, n
 		later = append(later, *news) // twice makes no difference
 	}
 	prefix := append(touch(owner, packed), byte(Expire))
-	cur := t.touches.Cursor()
-	for k, v := cur.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = cur.Next() {
+	for k, v := range t.touches.within(prefix) {
 		if number(v) <= stamp {
 			continue
 		}
@@ -393,8 +409,10 @@ func compareChanges(a, b Change) int {
 // scopes visits the changes of an owner that are about scopes.
 func (t tables) scopes(owner []byte, visit func(*Change)) error {
 	prefix := changesOf(owner)
-	cur := t.changes.Cursor()
-	for k, v := cur.Seek(prefix); bytes.HasPrefix(k, prefix) && kindOf(k) <= Replace; k, v = cur.Next() {
+	for k, v := range t.changes.within(prefix) {
+		if kindOf(k) > Replace {
+			break
+		}
 		c, _, err := decodeChange(v)
 		if err != nil {
 			return err
@@ -475,13 +493,14 @@ func (t tables) put(c *Change, room int64) (Outcome, error) {
 		}
 	}
 	taken := changeSize(c, encoded)
-	if t.totals().changes+taken > room || len(encoded) > MaxChange {
+	if t.totals.changes+taken > room || len(encoded) > MaxChange {
 		return Full, nil
 	}
 	due := c.due()
 	v := appendNumber(make([]byte, 0, changeFixed+len(encoded)), c.Stamp)
 	v = append(appendNumber(v, due), encoded...)
-	err := errors.Join(t.changes.Put(key, v), t.add(totals{changes: taken}))
+	t.add(totals{changes: taken})
+	err := t.changes.Put(key, v)
 	if c.Kind != Revoke {
 		err = errors.Join(err, t.dues.Put(expiryKey(due, key), nil))
 	}
@@ -516,12 +535,13 @@ func changeSize(c *Change, encoded []byte) int64 {
 // drop forgets a change. What it did stays done.
 func (t tables) drop(key []byte) error {
 	key = bytes.Clone(key)
-	v := bytes.Clone(t.changes.Get(key))
+	v := t.changes.Get(key)
 	c, due, err := decodeChange(v)
 	if err != nil {
 		return err
 	}
-	err = errors.Join(t.changes.Delete(key), t.add(totals{changes: -changeSize(&c, v[changeFixed:])}))
+	t.add(totals{changes: -changeSize(&c, v[changeFixed:])})
+	err = t.changes.Delete(key)
 	if c.Kind != Revoke {
 		err = errors.Join(err, t.dues.Delete(expiryKey(due, key)))
 	}
@@ -548,8 +568,7 @@ func (t tables) mates(c *Change) (mates []Change, err error) {
 		return mates, err
 	}
 	prefix := append(touch(c.Owner[:], packHash(c.Hashes[0])), byte(c.Kind))
-	cur := t.touches.Cursor()
-	for k, _ := cur.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = cur.Next() {
+	for k := range t.touches.within(prefix) {
 		m, _, err := t.change(append(changesOf(c.Owner[:], c.Kind), k[len(prefix):]...))
 		if err != nil {
 			return nil, err
@@ -572,8 +591,7 @@ func (t tables) bound(c *Change) error {
 	for _, h := range c.Hashes {
 		prefix := append(touch(c.Owner[:], packHash(h)), byte(c.Kind))
 		n, oldest, stamp := 0, []byte(nil), int64(0)
-		cur := t.touches.Cursor()
-		for k, v := cur.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = cur.Next() {
+		for k, v := range t.touches.within(prefix) {
 			if n++; oldest == nil || number(v) < stamp {
 				oldest, stamp = append(changesOf(c.Owner[:], c.Kind), k[len(prefix):]...), number(v)
 			}
@@ -590,8 +608,10 @@ func (t tables) bound(c *Change) error {
 // forgetDue drops up to n changes that no longer matter.
 func (t tables) forgetDue(now int64, n int) (dropped int, err error) {
 	var keys [][]byte
-	cur := t.dues.Cursor()
-	for k, _ := cur.First(); k != nil && expiryOf(k) <= now && len(keys) < n; k, _ = cur.Next() {
+	for k := range t.dues.within(nil) {
+		if expiryOf(k) > now || len(keys) == n {
+			break
+		}
 		keys = append(keys, bytes.Clone(k[8:]))
 	}
 	for _, key := range keys {
@@ -608,7 +628,7 @@ func (t tables) forgetDue(now int64, n int) (dropped int, err error) {
 					return 0, err
 				}
 				if until := r.expiry + lifeSlack; until > now {
-					v := bytes.Clone(t.changes.Get(key))
+					v := t.changes.Get(key)
 					binary.BigEndian.PutUint64(v[8:], uint64(until)^signFlip)
 					if err := errors.Join(t.changes.Put(key, v), t.dues.Delete(expiryKey(due, key)), t.dues.Put(expiryKey(until, key), nil)); err != nil {
 						return 0, err
@@ -628,22 +648,22 @@ func (t tables) forgetDue(now int64, n int) (dropped int, err error) {
 // returns what they take.
 func (t tables) verifyChanges() (taken int64, err error) {
 	touches, dues := 0, 0
-	err = t.changes.ForEach(func(k, v []byte) error {
+	for k, v := range t.changes.within(nil) {
 		c, due, err := decodeChange(v)
 		switch {
 		case err != nil:
-			return err
+			return 0, err
 		case !bytes.Equal(k, c.Key()):
-			return fmt.Errorf("%w: a change is not under its key", ErrDamaged)
+			return 0, fmt.Errorf("%w: a change is not under its key", ErrDamaged)
 		}
 		if c.Kind != Revoke {
 			if dues++; t.dues.Get(expiryKey(due, k)) == nil {
-				return fmt.Errorf("%w: a change is not under its end", ErrDamaged)
+				return 0, fmt.Errorf("%w: a change is not under its end", ErrDamaged)
 			}
 		}
 		taken += changeSize(&c, v[changeFixed:])
 		if c.scoped() {
-			return nil
+			continue
 		}
 		seen := make(map[string]bool, len(c.Hashes))
 		for _, h := range c.Hashes {
@@ -653,25 +673,21 @@ func (t tables) verifyChanges() (taken int64, err error) {
 			seen[h] = true
 			touches++
 			if v := t.touches.Get(touchKey(c.Owner[:], packHash(h), k)); len(v) != 8 || number(v) != c.Stamp {
-				return fmt.Errorf("%w: a message does not lead to its change", ErrDamaged)
+				return 0, fmt.Errorf("%w: a message does not lead to its change", ErrDamaged)
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		return 0, err
 	}
 	for _, index := range []struct {
-		bucket *bolt.Bucket
-		want   int
+		table table
+		want  int
 	}{{t.touches, touches}, {t.dues, dues}} {
 		n := 0
-		if err := index.bucket.ForEach(func(_, _ []byte) error { n++; return nil }); err != nil {
-			return 0, err
+		for range index.table.within(nil) {
+			n++
 		}
 		if n != index.want {
 			return 0, fmt.Errorf("%w: %d index entries for changes, want %d", ErrDamaged, n, index.want)
 		}
 	}
-	return taken, nil
+	return taken, t.err
 }

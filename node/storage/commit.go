@@ -1,9 +1,11 @@
 package storage
 
 import (
+	"errors"
+	"fmt"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
+	"github.com/cockroachdb/pebble"
 )
 
 // write is a change that waits for a commit.
@@ -15,7 +17,7 @@ type write struct {
 }
 
 // maxBatch bounds what is changed in one transaction, except by a single call, and
-// with it the memory that the transaction takes: some 30 KiB for each message.
+// with it the memory that the transaction takes: twice what is written.
 const maxBatch = 256
 
 // update makes a change and returns when it is on disk. do may be called more
@@ -23,8 +25,7 @@ const maxBatch = 256
 //
 // Whoever finds nobody writing commits at once. Those who arrive meanwhile wait,
 // and the first of them then commits for all: a lone write costs one flush and
-// no delay, and a crowd shares flushes (bbolt's own Batch makes a lone write
-// wait for company that may not come).
+// no delay, and a crowd shares flushes.
 func (db *DB) update(do func(tables) error) error { return db.updateMany(1, do) }
 
 // updateMany is update for a change of so many messages.
@@ -85,11 +86,13 @@ func (db *DB) lead() {
 	db.waiting = db.waiting[n:]
 	db.mu.Unlock()
 
-	if err := db.commit(batch); err != nil {
+	if err := db.commit(batch); err != nil && len(batch) > 1 {
 		// One change may have met a damaged record: the others need not suffer.
 		for _, w := range batch {
 			w.err = db.commit([]*write{w})
 		}
+	} else {
+		batch[0].err = err
 	}
 
 	db.mu.Lock()
@@ -105,29 +108,32 @@ func (db *DB) lead() {
 }
 
 func (db *DB) commit(batch []*write) error {
-	db.touched()
 	db.committing.Lock() // see Track
 	defer db.committing.Unlock()
-	var changed []delta
-	err := classify(guarded(func() error {
-		return db.bolt.Update(func(tx *bolt.Tx) error {
-			t, err := open(tx)
-			if err != nil {
+	if err := db.ended; err != nil {
+		return err
+	}
+	b := db.engine.NewIndexedBatch()
+	t := db.begin(b, b)
+	err := db.notice(guarded(func() error {
+		for _, w := range batch {
+			if err := errors.Join(w.do(t), t.err); err != nil {
 				return err
 			}
-			for _, w := range batch {
-				if err := w.do(t); err != nil {
-					return err
-				}
-			}
-			after := t.totals()
-			changed = *t.sums
-			tx.OnCommit(func() { db.observe(after) })
-			return t.meta.Put(keyStamp, appendNumber(nil, db.stamp.Load()))
-		})
+		}
+		return errors.Join(t.finish(db.stamp.Load()), t.err)
 	}))
-	if err == nil {
-		db.sums.Load().apply(changed)
+	if err != nil {
+		b.Close()
+		return err
 	}
-	return err
+	if err := guarded(func() error { return b.Commit(pebble.Sync) }); err != nil {
+		// What of it is on disk nobody knows, and the engine takes nothing any more.
+		db.ended = fmt.Errorf("%w: %w", ErrEnded, err)
+		return db.ended
+	}
+	db.state = t.state
+	db.observe(t.totals)
+	db.sums.Load().apply(t.sums)
+	return b.Close()
 }

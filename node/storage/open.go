@@ -1,36 +1,43 @@
 package storage
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"io/fs"
 	"os"
-	"runtime/debug"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
+	"github.com/cockroachdb/pebble"
+	"github.com/cockroachdb/pebble/vfs"
 
-	bolterrors "go.etcd.io/bbolt/errors"
 	"hearth/node/account"
 )
 
 // DB is an open message database. Its methods may be used by several goroutines
 // at once; not after Close.
 type DB struct {
-	bolt *bolt.DB
-	now  func() time.Time
+	engine *pebble.DB
+	lock   *pebble.Lock
+	fs     vfs.FS
+	path   string
+	now    func() time.Time
 
 	limit, messages, bytes atomic.Int64
 	stamp                  atomic.Int64 // the latest given or seen
 
+	reading    sync.RWMutex // held by readers; Close waits for them
+	closed     bool
 	committing sync.Mutex
+	state      state                // as of the last commit
+	ended      error                // why nothing can be written any more
 	sums       atomic.Pointer[sums] // nil until Track
 
-	touches atomic.Uint64 // see touched
+	suspicion atomic.Pointer[error] // what looked like damage first; nil while nothing has
 
 	watcher atomic.Pointer[func(owner account.ID, namespace int16)] // see Watch
 
@@ -41,113 +48,167 @@ type DB struct {
 	enough  chan struct{} // closed when as many wait; nil when nobody wants to know
 }
 
-// lockTimeout is how long Open waits for another process to let go of the file.
-const lockTimeout = time.Second
+const (
+	// lockTimeout is how long Open waits for another process to let go of the folder.
+	lockTimeout = time.Second
+	lockRetry   = 50 * time.Millisecond
 
-// Open opens the database file at path and creates it when it does not exist.
-// now is the clock that decides what has expired.
+	// suspected is the file in the folder that lets the next Open read everything.
+	suspected = "SUSPECT"
+)
+
+// Open opens the message database in the folder path and creates it when it does not
+// exist. now is the clock that decides what has expired.
 //
-// Open reads the whole structure of an existing file before anything is written
-// to it: a file cut short, overwritten or inconsistent gives ErrDamaged. ErrInUse
-// means that another process holds it.
+// Files that are missing, too short or not a database's give ErrDamaged. Blocks of
+// messages are not read: each has a sum, so damage in one is found by whoever reads
+// it. That reader gets ErrDamaged, and so does Sweep from then on. The next Open then
+// reads every record and gives ErrDamaged unless all are well. ErrInUse means that
+// another process has the database.
 func Open(path string, now func() time.Time) (*DB, error) {
-	db := &DB{now: now}
-	_, err := os.Stat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, fmt.Errorf("opening message database: %w", err)
-	default:
-		if err := verify(path); err != nil {
-			return nil, fmt.Errorf("opening message database %s: %w", path, err)
-		}
-	}
-	err = guarded(func() (err error) {
-		if db.bolt, err = bolt.Open(path, 0o600, options(false)); err != nil {
-			return err
-		}
-		return db.bolt.Update(func(tx *bolt.Tx) error {
-			for _, name := range buckets {
-				if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-					return err
-				}
-			}
-			t, err := open(tx)
-			if err != nil {
-				return err
-			}
-			db.observe(t.totals())
-			if v := t.meta.Get(keyStamp); len(v) == 8 {
-				db.stamp.Store(number(v))
-			}
-			return t.meta.Put(keyFormat, []byte{format})
-		})
-	})
-	if err != nil {
-		if db.bolt != nil {
-			db.bolt.Close()
-		}
-		return nil, fmt.Errorf("opening message database %s: %w", path, classify(err))
+	return openOn(vfs.Default, path, now)
+}
+
+func openOn(fs vfs.FS, path string, now func() time.Time) (*DB, error) {
+	db := &DB{fs: fs, path: path, now: now}
+	if err := db.open(); err != nil {
+		return nil, fmt.Errorf("opening message database %s: %w", path, err)
 	}
 	return db, nil
 }
 
-// Close waits for running transactions and closes the file.
-func (db *DB) Close() error { return db.bolt.Close() }
-
-// options: the list of free pages is not kept in the file but found again when
-// it is opened. A large list would be rewritten with every commit, and a damaged
-// one could hand out pages that are in use.
-func options(readOnly bool) *bolt.Options {
-	return &bolt.Options{
-		Timeout: lockTimeout, ReadOnly: readOnly,
-		NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
+func (db *DB) open() (err error) {
+	switch info, err := db.fs.Stat(db.path); {
+	case errors.Is(err, os.ErrNotExist):
+		if err := db.fs.MkdirAll(db.path, 0o700); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return fmt.Errorf("%w: it is a file", ErrDamaged)
 	}
-}
-
-// verify reads the frame of every page and every record of an existing file.
-func verify(path string) error {
-	return classify(guarded(func() error {
-		info, err := os.Stat(path)
+	if db.lock, err = lock(db.fs, db.path); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil && db.engine == nil {
+			err = errors.Join(err, db.lock.Close())
+		}
+	}()
+	_, err = db.fs.Stat(filepath.Join(db.path, suspected))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	closely := err == nil
+	exists, err := begun(db.fs, db.path)
+	if err != nil {
+		return err
+	}
+	cache := pebble.NewCache(blockCache)
+	defer cache.Unref()
+	o := options(db.fs, cache, &pebble.EventListener{BackgroundError: func(err error) {
+		if corrupt(err) {
+			_ = db.notice(err) // somebody asks for it: Sweep
+		}
+	}})
+	o.Lock, o.ErrorIfNotExists = db.lock, exists
+	if err := guarded(func() (err error) { db.engine, err = pebble.Open(db.path, o); return err }); err != nil {
+		db.engine = nil
+		return ofOpening(err)
+	}
+	err = db.view(func(t tables) error {
+		s, stamp, err := t.load()
 		if err != nil {
 			return err
 		}
-		if info.Size() == 0 {
-			return nil // created, then the power went: bbolt starts it anew
-		}
-		db, err := bolt.Open(path, 0o600, options(true))
-		if err != nil {
-			return err
-		}
-		defer db.Close() // until then the file is locked against writers
-		file, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer file.Close()
-		if err := checkPages(file); err != nil {
-			return err
-		}
-		return db.View(func(tx *bolt.Tx) error {
-			if k, _ := tx.Cursor().First(); k == nil {
-				return nil // made, but nothing was ever committed
-			}
-			t, err := open(tx)
-			if err != nil {
-				return err
-			}
+		db.state = s
+		db.observe(s.totals)
+		db.stamp.Store(stamp)
+		if closely {
 			return t.verify()
-		})
-	}))
+		}
+		return nil
+	})
+	if err == nil && closely {
+		err = db.fs.Remove(filepath.Join(db.path, suspected))
+	}
+	if err != nil {
+		_ = db.Close() // the first error says more
+		return err
+	}
+	return nil
 }
 
-// verify checks that the buckets agree with each other.
-func (t tables) verify() error {
-	if v := t.meta.Get(keyFormat); len(v) != 1 || v[0] != format {
-		return fmt.Errorf("%w: unknown format %x", ErrDamaged, v)
+// lock takes the folder for this process.
+func lock(fs vfs.FS, path string) (*pebble.Lock, error) {
+	for waited := time.Duration(0); ; waited += lockRetry {
+		l, err := pebble.LockDirectory(path, fs)
+		held := err != nil && (errors.Is(err, syscall.EAGAIN) ||
+			strings.Contains(err.Error(), "lock held by current process"))
+		switch {
+		case !held:
+			return l, err
+		case waited >= lockTimeout:
+			return nil, ErrInUse
+		}
+		time.Sleep(lockRetry)
 	}
-	// Whether each message is in both indices is found out by sums over the pairs:
-	// looking up two entries for each took a second for 100,000 messages.
+}
+
+// begun reports whether the folder holds files of a database that was in use. The
+// engine would begin anew beside them if the file that names them all were gone.
+func begun(fs vfs.FS, path string) (bool, error) {
+	names, err := fs.List(path)
+	for _, name := range names {
+		if ext := filepath.Ext(name); ext == ".sst" || ext == ".log" {
+			return true, err
+		}
+	}
+	return false, err
+}
+
+// ofOpening gives an error of opening its name: what the system does not answer for
+// is the fault of the files.
+func ofOpening(err error) error {
+	var system syscall.Errno
+	if errors.Is(err, ErrDamaged) || errors.As(err, &system) && system != syscall.ENOENT {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrDamaged, err)
+}
+
+// suspect remembers that something looked like damage, here and in the folder.
+func (db *DB) suspect(err error) {
+	if !db.suspicion.CompareAndSwap(nil, &err) {
+		return
+	}
+	f, failed := db.fs.Create(filepath.Join(db.path, suspected))
+	if failed != nil {
+		return // this process knows; the next one finds out by itself
+	}
+	_ = errors.Join(f.Sync(), f.Close())
+}
+
+// Close waits for running transactions and closes the files.
+func (db *DB) Close() error {
+	db.committing.Lock()
+	defer db.committing.Unlock()
+	db.reading.Lock()
+	defer db.reading.Unlock()
+	if db.closed {
+		return nil
+	}
+	db.closed = true
+	if db.ended != nil {
+		return nil // the engine would wait for the write that failed
+	}
+	db.ended = errClosed
+	return errors.Join(guarded(db.engine.Close), db.lock.Close())
+}
+
+// verify reads everything and checks that the tables agree with each other.
+func (t tables) verify() error {
 	seed := maphash.MakeSeed()
 	pair := func(a, b []byte) uint64 {
 		var h maphash.Hash
@@ -156,54 +217,67 @@ func (t tables) verify() error {
 		h.Write(b)
 		return h.Sum64()
 	}
+	kept, _, err := t.load()
+	if err != nil {
+		return err
+	}
+	// Whether each message is in all indices is found out by sums over the pairs.
 	var found totals
-	var hashes, expiries index
-	var last, due []byte
-	err := t.messages.ForEach(func(k, v []byte) error {
+	var hashes, expiries, boxes, owners index
+	for k, v := range t.messages.within(nil) {
 		r, err := decode(v)
 		switch {
 		case err != nil:
 			return err
-		case len(k) != keySize || bytes.Compare(last, k) >= 0:
-			return fmt.Errorf("%w: messages out of order", ErrDamaged)
+		case len(k) != keySize:
+			return fmt.Errorf("%w: message under a key of %d bytes", ErrDamaged, len(k))
 		}
-		last = k
-		due = append(appendNumber(due[:0], r.expiry), k...)
 		hashes.add(pair(r.hash, k))
-		expiries.add(pair(due, nil))
+		expiries.add(pair(expiryKey(r.expiry, k), nil))
+		boxes.add(pair(r.box(k), nil))
 		found.messages++
 		found.bytes += recordSize(len(r.hash), len(r.data))
-		return nil
-	})
-	if err != nil {
-		return err
+	}
+	var last number5
+	for k := range t.boxes.within(nil) {
+		if n := number5(k); owners.entries == 0 || n != last {
+			last = n
+			id, err := t.name(n)
+			if err != nil {
+				return err
+			}
+			owners.add(pair(id[:], n[:]))
+		}
 	}
 	for _, c := range []struct {
-		what   string
-		bucket *bolt.Bucket
-		want   index
-	}{{"hash", t.hashes, hashes}, {"expiry", t.expiries, expiries}} {
+		what  string
+		table table
+		want  index
+	}{{"hash", t.hashes, hashes}, {"expiry", t.expiries, expiries}, {"account", t.boxes, boxes}, {"name", t.owners, owners}} {
 		var is index
-		if err := c.bucket.ForEach(func(k, v []byte) error { is.add(pair(k, v)); return nil }); err != nil {
-			return err
+		for k, v := range c.table.within(nil) {
+			is.add(pair(k, v))
 		}
 		if is != c.want {
 			return fmt.Errorf("%w: %d entries by %s do not lead to the %d messages", ErrDamaged, is.entries, c.what, found.messages)
 		}
 	}
-	err = t.revoked.ForEach(func(k, v []byte) error {
+	names := int64(0)
+	for range t.names.within(nil) {
+		names++
+	}
+	if names != owners.entries {
+		return fmt.Errorf("%w: %d names for %d accounts", ErrDamaged, names, owners.entries)
+	}
+	for k, v := range t.revoked.within(nil) {
 		if len(k) != ownerSize+tokenSize || len(v) != 8 {
 			return fmt.Errorf("%w: revocation of %d bytes", ErrDamaged, len(k))
 		}
-		return nil
-	})
-	if err != nil {
-		return err
 	}
 	if found.changes, err = t.verifyChanges(); err != nil {
 		return err
 	}
-	if kept := t.totals(); kept != found {
+	if kept.totals != found {
 		return fmt.Errorf("%w: totals say %d messages, there are %d", ErrDamaged, kept.messages, found.messages)
 	}
 	return nil
@@ -220,48 +294,7 @@ func (x *index) add(entry uint64) {
 	x.sum += entry
 }
 
-// view runs a reading transaction.
-func (db *DB) view(do func(tables) error) error {
-	db.touched()
-	return classify(guarded(func() error {
-		return db.bolt.View(func(tx *bolt.Tx) error {
-			t, err := open(tx)
-			if err != nil {
-				return err
-			}
-			return do(t)
-		})
-	}))
-}
-
 func (db *DB) observe(t totals) {
 	db.messages.Store(t.messages)
 	db.bytes.Store(t.bytes + t.changes)
-}
-
-// guarded turns a panic into an error. bbolt panics when it meets a page that went
-// bad after Open, and a wrong offset within a page makes it read outside the
-// mapped file, which would end the process if it were not made a panic first.
-func guarded(do func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v", ErrDamaged, p)
-		}
-	}()
-	return do()
-}
-
-// classify gives bbolt's errors the names of this package.
-func classify(err error) error {
-	switch {
-	case err == nil, errors.Is(err, ErrDamaged):
-		return err
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return ErrInUse
-	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum),
-		errors.Is(err, bolterrors.ErrVersionMismatch):
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	return err
 }

@@ -16,14 +16,20 @@ func TestIndicesThatDoNotFitAreDamage(t *testing.T) {
 		{"a message without its hash", func(t tables) error { return t.hashes.Delete(packHash(realHash(1))) }},
 		{"two hashes that lead to each other's messages", func(t tables) error {
 			a, b := packHash(realHash(1)), packHash(realHash(2))
-			toA, toB := append([]byte(nil), t.hashes.Get(a)...), append([]byte(nil), t.hashes.Get(b)...)
+			toA, toB := t.hashes.Get(a), t.hashes.Get(b)
 			return errors.Join(t.hashes.Put(a, toB), t.hashes.Put(b, toA))
 		}},
 		{"a message under another expiry", func(t tables) error {
-			k, _ := t.expiries.Cursor().First()
-			moved := append(appendNumber(nil, expiryOf(k)+1), k[8:]...)
-			return errors.Join(t.expiries.Delete(append([]byte(nil), k...)), t.expiries.Put(moved, nil))
+			k := t.expiries.first(nil)
+			return errors.Join(t.expiries.Delete(k), t.expiries.Put(expiryKey(expiryOf(k)+1, k[8:]), nil))
 		}},
+		{"a message in another box", func(t tables) error {
+			k := t.boxes.first(nil)
+			return errors.Join(t.boxes.Delete(k), t.boxes.Put(append(boxPrefix(number5(k), 7), k[boxSize:]...), nil))
+		}},
+		{"an account without its name", func(t tables) error { return t.names.Delete(t.names.first(nil)) }},
+		{"an account under another number", func(t tables) error { return t.owners.Put(alice[:], make([]byte, 5)) }},
+		{"a name of nobody", func(t tables) error { return t.names.Put([]byte("other"), alice[:]) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "messages")
@@ -31,6 +37,7 @@ func TestIndicesThatDoNotFitAreDamage(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			db.mustStore(t, message(bob, 0, "bob's, who has the first number"))
 			for i := range 5 {
 				m := message(alice, 0, realHash(i))
 				m.Expiry = time.Now().Add(time.Hour).UnixMilli() + int64(i)
@@ -40,6 +47,7 @@ func TestIndicesThatDoNotFitAreDamage(t *testing.T) {
 			if err := db.update(c.damage); err != nil {
 				t.Fatal(err)
 			}
+			db.suspect(ErrDamaged)
 			db.Close()
 			if _, err := Open(path, time.Now); !errors.Is(err, ErrDamaged) {
 				t.Errorf("opening it: %v", err)

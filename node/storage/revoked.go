@@ -43,8 +43,7 @@ func (t tables) settleTokens(owner account.ID) error {
 	var changes []Change
 	for _, kind := range []Kind{Revoke, Unrevoke} {
 		prefix := changesOf(owner[:], kind)
-		cur := t.changes.Cursor()
-		for k, v := cur.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = cur.Next() {
+		for _, v := range t.changes.within(prefix) {
 			c, _, err := decodeChange(v)
 			if err != nil {
 				return err
@@ -101,8 +100,7 @@ func (t tables) settleTokens(owner account.ID) error {
 func (t tables) dropUnauthorised(owner account.ID, revoked map[[tokenSize]byte]int64) error {
 	var late []Change
 	prefix := changesOf(owner[:])
-	cur := t.changes.Cursor()
-	for k, v := cur.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = cur.Next() {
+	for _, v := range t.changes.within(prefix) {
 		c, _, err := decodeChange(v)
 		if err != nil {
 			return err
@@ -134,12 +132,11 @@ func (t tables) dropUnauthorised(owner account.ID, revoked map[[tokenSize]byte]i
 // needsRevocations reports whether the owner has anything that a revoked delegate
 // could have something to do with.
 func (t tables) needsRevocations(owner []byte) (bool, error) {
-	if k, _ := t.messages.Cursor().Seek(owner); bytes.HasPrefix(k, owner) {
+	if n, ok := t.owner(owner); ok && t.boxes.first(n[:]) != nil {
 		return true, nil
 	}
 	prefix := changesOf(owner)
-	cur := t.changes.Cursor()
-	for k, v := cur.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = cur.Next() {
+	for _, v := range t.changes.within(prefix) {
 		c, _, err := decodeChange(v)
 		if err != nil || len(c.Delegate) > 0 {
 			return err == nil, err
@@ -150,7 +147,7 @@ func (t tables) needsRevocations(owner []byte) (bool, error) {
 
 // forgetRevocations drops the revocations of an owner who needs none any more.
 func (t tables) forgetRevocations(owner []byte) error {
-	if k, _ := t.revoked.Cursor().Seek(owner); !bytes.HasPrefix(k, owner) {
+	if t.revoked.first(owner) == nil {
 		return nil // nearly always
 	}
 	if needed, err := t.needsRevocations(owner); err != nil || needed {
@@ -158,8 +155,7 @@ func (t tables) forgetRevocations(owner []byte) error {
 	}
 	prefix := changesOf(owner, Revoke)
 	var keys [][]byte
-	cur := t.changes.Cursor()
-	for k, _ := cur.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = cur.Next() {
+	for k := range t.changes.within(prefix) {
 		keys = append(keys, bytes.Clone(k))
 	}
 	for _, k := range keys {
@@ -172,8 +168,7 @@ func (t tables) forgetRevocations(owner []byte) error {
 
 func (t tables) clearRevoked(owner []byte) error {
 	var keys [][]byte
-	c := t.revoked.Cursor()
-	for k, _ := c.Seek(owner); bytes.HasPrefix(k, owner); k, _ = c.Next() {
+	for k := range t.revoked.within(owner) {
 		keys = append(keys, bytes.Clone(k))
 	}
 	for _, k := range keys {

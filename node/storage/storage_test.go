@@ -1,17 +1,16 @@
 package storage
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/cockroachdb/pebble/vfs"
 
 	"hearth/node/account"
 )
@@ -23,10 +22,17 @@ type clock struct{ now time.Time }
 
 func (c *clock) Now() time.Time { return c.now }
 
+// testDB opens a database in memory, for tests to which the disk does not matter;
+// benchmarks get one on disk.
 func testDB(t testing.TB) (*DB, *clock) {
 	t.Helper()
 	c := &clock{time.UnixMilli(1_000_000)}
-	db, err := Open(filepath.Join(t.TempDir(), "messages"), c.Now)
+	var fs vfs.FS = vfs.NewMem()
+	path := "/messages"
+	if _, is := t.(*testing.B); is {
+		fs, path = vfs.Default, filepath.Join(t.TempDir(), "messages")
+	}
+	db, err := openOn(fs, path, c.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +89,7 @@ func (db *DB) hashes(t testing.TB, owner account.ID, ns int16, last string) stri
 	return strings.Join(h, " ")
 }
 
-// consistent checks what Open checks, on the running database.
+// consistent checks what Open checks when it suspects damage, on the running database.
 func (db *DB) consistent(t testing.TB) {
 	t.Helper()
 	if err := db.view(tables.verify); err != nil {
@@ -470,117 +476,6 @@ func TestMessagesSurviveReopening(t *testing.T) {
 	if got := db.hashes(t, alice, 0, ""); got != "0 1 2" {
 		t.Errorf("got %q", got)
 	}
-}
-
-// TestDamageIsNoticed breaks a file in many ways. Open must either notice or
-// give a database that works: never panic, never fault.
-func TestDamageIsNoticed(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "messages")
-	db, err := Open(path, time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range 100 {
-		m := message(alice, 0, fmt.Sprint("message ", i))
-		m.Data = make([]byte, i*100)
-		db.mustStore(t, m)
-	}
-	db.Close()
-	whole, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	open := func(content []byte) error {
-		damaged := filepath.Join(dir, "damaged")
-		if err := os.WriteFile(damaged, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		db, err := Open(damaged, time.Now)
-		if err == nil {
-			db.hashes(t, alice, 0, "")
-			db.Close()
-		}
-		return err
-	}
-	if err := open(whole); err != nil {
-		t.Fatalf("the whole file: %v", err)
-	}
-	for name, content := range map[string][]byte{
-		"text":             bytes.Repeat([]byte("not a database\n"), 1000),
-		"zeros":            make([]byte, len(whole)),
-		"cut to half":      whole[:len(whole)/2],
-		"cut to two pages": whole[:2*os.Getpagesize()],
-		"cut to a bit":     whole[:100],
-		"without its heads": append(make([]byte, 2*os.Getpagesize()),
-			whole[2*os.Getpagesize():]...),
-	} {
-		if err := open(content); !errors.Is(err, ErrDamaged) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	random := rand.New(rand.NewPCG(1, 2))
-	page := os.Getpagesize()
-	noticed := 0
-	for i := range 120 {
-		content := bytes.Clone(whole)
-		at := random.IntN(len(content)/page) * page
-		switch i % 3 {
-		case 0: // a page of noise
-			for j := range page {
-				content[at+j] = byte(random.Uint32())
-			}
-		case 1: // a page that was not written
-			clear(content[at : at+page])
-		case 2: // a wrong offset or length in a page
-			content[at+random.IntN(64)] ^= byte(1 + random.IntN(255))
-		}
-		if err := open(content); err != nil {
-			if !errors.Is(err, ErrDamaged) {
-				t.Errorf("damage %d at %d: %v", i, at, err)
-			}
-			noticed++
-		}
-	}
-	if noticed < 20 {
-		t.Errorf("only %d of 120 damages noticed", noticed)
-	}
-}
-
-// FuzzOpen gives Open any file.
-func FuzzOpen(f *testing.F) {
-	dir := f.TempDir()
-	path := filepath.Join(dir, "messages")
-	db, err := Open(path, time.Now)
-	if err != nil {
-		f.Fatal(err)
-	}
-	for i := range 20 {
-		m := message(alice, 0, fmt.Sprint("message ", i))
-		m.Data = make([]byte, i*300)
-		db.mustStore(f, m)
-	}
-	db.Close()
-	whole, err := os.ReadFile(path)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(whole[:min(len(whole), 20*os.Getpagesize())])
-	f.Add([]byte("text"))
-	f.Fuzz(func(t *testing.T, content []byte) {
-		path := filepath.Join(t.TempDir(), "messages")
-		if err := os.WriteFile(path, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		db, err := Open(path, time.Now)
-		switch {
-		case err == nil:
-			db.hashes(t, alice, 0, "")
-			db.Close()
-		case !errors.Is(err, ErrDamaged):
-			t.Error(err)
-		}
-	})
 }
 
 func BenchmarkStore(b *testing.B) {

@@ -50,7 +50,7 @@ type delta struct {
 }
 
 func (t tables) sum(set Set, key []byte, owner account.ID, mark Sum, sign int8) {
-	*t.sums = append(*t.sums, delta{set, leafOf(key), sign, owner, mark})
+	t.sums = append(t.sums, delta{set, leafOf(key), sign, owner, mark})
 }
 
 // leafOf gives the first two bytes of a key as a number.
@@ -110,44 +110,18 @@ func markOf(parts ...[]byte) Sum {
 // not in scope. It must not block, and not use the database.
 func (db *DB) Track(scope func(account.ID) bool, outside func()) error {
 	s := &sums{scope: scope, outside: outside}
-	db.committing.Lock()
-	tx, err := db.bolt.Begin(false)
-	if err == nil {
-		db.sums.Store(s) // from here on commits add to it, and tx shows what was before
+	db.committing.Lock() // before reading, as Close does
+	db.reading.RLock()
+	defer db.reading.RUnlock()
+	if db.closed {
+		db.committing.Unlock()
+		return wrap("summing up", errClosed)
 	}
+	moment := db.engine.NewSnapshot()
+	db.sums.Store(s) // from here on commits add to it, and moment shows what was before
 	db.committing.Unlock()
-	if err != nil {
-		return wrap("summing up", err)
-	}
-	defer tx.Rollback()
-	err = classify(guarded(func() error {
-		t, err := open(tx)
-		if err != nil {
-			return err
-		}
-		err = t.messages.ForEach(func(k, v []byte) error {
-			db.touchedBy(tx)
-			r, err := decode(v)
-			if err == nil {
-				t.sum(Messages, r.hash, account.ID(k), r.mark(), 1)
-				t.flush(s, 1<<10)
-			}
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		err = t.changes.ForEach(func(k, v []byte) error {
-			if len(k) != changeKeySize || len(v) < changeFixed {
-				return fmt.Errorf("%w: change of %d bytes", ErrDamaged, len(v))
-			}
-			t.sum(Changes, k, account.ID(k[leafSize:]), changeMark(k, number(v)), 1)
-			t.flush(s, 1<<10)
-			return nil
-		})
-		t.flush(s, 1)
-		return err
-	}))
+	defer moment.Close()
+	err := db.notice(guarded(func() error { return db.look(moment, func(t tables) error { return t.sumUp(s) }) }))
 	if err != nil {
 		return wrap("summing up", err)
 	}
@@ -157,11 +131,35 @@ func (db *DB) Track(scope func(account.ID) bool, outside func()) error {
 	return nil
 }
 
+func (t tables) sumUp(s *sums) error {
+	for _, v := range t.messages.within(nil) {
+		r, err := decode(v)
+		if err != nil {
+			return err
+		}
+		owner, err := t.name(r.owner)
+		if err != nil {
+			return err
+		}
+		t.sum(Messages, r.hash, owner, r.mark(), 1)
+		t.flush(s, 1<<10)
+	}
+	for k, v := range t.changes.within(nil) {
+		if len(k) != changeKeySize || len(v) < changeFixed {
+			return fmt.Errorf("%w: change of %d bytes", ErrDamaged, len(v))
+		}
+		t.sum(Changes, k, account.ID(k[leafSize:]), changeMark(k, number(v)), 1)
+		t.flush(s, 1<<10)
+	}
+	t.flush(s, 1)
+	return nil
+}
+
 // flush adds what has been collected once there is enough of it.
 func (t tables) flush(to *sums, enough int) {
-	if len(*t.sums) >= enough {
-		to.add(*t.sums)
-		*t.sums = (*t.sums)[:0]
+	if len(t.sums) >= enough {
+		to.add(t.sums)
+		t.sums = t.sums[:0]
 	}
 }
 
@@ -212,12 +210,14 @@ type Item struct {
 // the end.
 func (db *DB) List(set Set, from, to []byte, limit int, scope func(account.ID) bool) (items []Item, next []byte, err error) {
 	err = db.view(func(t tables) error {
-		bucket := t.hashes
+		list := t.hashes
 		if set == Changes {
-			bucket = t.changes
+			list = t.changes
 		}
-		c := bucket.Cursor()
-		for k, v := c.Seek(from); k != nil && (to == nil || bytes.Compare(k, to) < 0); k, v = c.Next() {
+		for k, v := range list.from(nil, from) {
+			if to != nil && bytes.Compare(k, to) >= 0 {
+				break
+			}
 			if limit--; limit < 0 {
 				next = bytes.Clone(k)
 				return nil
@@ -250,15 +250,12 @@ func (t tables) item(set Set, k, v []byte, scope func(account.ID) bool) (Item, e
 		}
 		return Item{bytes.Clone(k), changeMark(k, stamp)[0], stamp, owner}, nil
 	}
-	if len(v) != keySize {
-		return Item{}, fmt.Errorf("%w: entry of %d bytes", ErrDamaged, len(v))
-	}
-	owner := account.ID(v)
-	if !scope(owner) {
-		return Item{}, nil
-	}
 	r, err := t.record(v)
 	if err != nil {
+		return Item{}, err
+	}
+	owner, err := t.name(r.owner)
+	if err != nil || !scope(owner) {
 		return Item{}, err
 	}
 	return Item{bytes.Clone(k), r.mark()[0], r.stamp, owner}, nil
@@ -269,12 +266,12 @@ func (t tables) item(set Set, k, v []byte, scope func(account.ID) bool) (Item, e
 func (db *DB) Lookup(set Set, keys [][]byte) (marks []uint64, err error) {
 	all := func(account.ID) bool { return true }
 	err = db.view(func(t tables) error {
-		bucket := t.hashes
+		list := t.hashes
 		if set == Changes {
-			bucket = t.changes
+			list = t.changes
 		}
 		for _, k := range keys {
-			v := bucket.Get(k)
+			v := list.Get(k)
 			if v == nil {
 				marks = append(marks, 0)
 				continue
@@ -296,16 +293,20 @@ func (db *DB) Lookup(set Set, keys [][]byte) (marks []uint64, err error) {
 func (db *DB) LoadMessage(key []byte) (m Message, ok bool, err error) {
 	err = db.view(func(t tables) error {
 		k := t.hashes.Get(key)
-		if len(k) != keySize {
+		if k == nil {
 			return nil
 		}
 		r, err := t.record(k)
 		if err != nil {
 			return err
 		}
+		owner, err := t.name(r.owner)
+		if err != nil {
+			return err
+		}
 		m = Message{
-			Owner: account.ID(k), Namespace: namespaceOf(k), Hash: unpackHash(r.hash),
-			Timestamp: r.timestamp, Expiry: r.base, Stamp: r.stamp, Data: bytes.Clone(r.data),
+			Owner: owner, Namespace: r.namespace, Hash: unpackHash(r.hash),
+			Timestamp: r.timestamp, Expiry: r.base, Stamp: r.stamp, Data: r.data,
 		}
 		ok = true
 		return nil

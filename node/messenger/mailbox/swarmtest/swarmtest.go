@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"hearth/node/account"
+	"hearth/node/internal/bubble"
 	"hearth/node/messenger/path/pathtest"
 	"hearth/node/push"
 	"hearth/node/rpc"
@@ -41,6 +42,7 @@ type Network struct {
 // the time of the network.
 func New(t testing.TB, count int, now func() time.Time) *Network {
 	t.Helper()
+	bubble.Clean(t)
 	n := &Network{
 		services: make(map[[32]byte]*rpc.Service),
 		drift:    make(map[[32]byte]time.Duration),
