@@ -129,9 +129,12 @@ func TestExitToWebServer(t *testing.T) {
 	t.Cleanup(func() { close(release) })
 	plainPort := plain.addr[strings.LastIndex(plain.addr, ":")+1:]
 
+	const patient, impatient = 0, 1 // nodes
 	net := network3(t, func(k int, c *Config) {
 		c.Exit = secure.exit()
-		c.Exit.Time = 500 * time.Millisecond
+		if k == impatient {
+			c.Exit.Time = 500 * time.Millisecond
+		}
 		dial := c.Exit.Dial
 		c.Exit.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			switch {
@@ -144,10 +147,13 @@ func TestExitToWebServer(t *testing.T) {
 		}
 		c.Exit.Allow = func(a netip.Addr) bool { return a.String() != "10.1.2.3" }
 	})
-	ask := func(t *testing.T, control string) (got reply, open func([]byte) (string, error), sent []byte) {
+	askOf := func(t *testing.T, k int, control string) (got reply, open func([]byte) (string, error), sent []byte) {
 		sent = onion.EncodeFrame([]byte("for the server"), []byte(control))
-		entry, open := layerTo(t, net.nodes[0].keys, sent)
-		return net.post(0, entry), open, sent
+		entry, open := layerTo(t, net.nodes[k].keys, sent)
+		return net.post(k, entry), open, sent
+	}
+	ask := func(t *testing.T, control string) (reply, func([]byte) (string, error), []byte) {
+		return askOf(t, patient, control)
 	}
 
 	allowed := []struct{ name, control, url string }{
@@ -190,7 +196,6 @@ func TestExitToWebServer(t *testing.T) {
 		{"also one that nodes do not pass on", `{"host":"files.example.org","target":"/oxen/created/lsrpc"}`, 201, "made"},
 		{"and one without a body", `{"host":"files.example.org","target":"/oxen/empty/lsrpc"}`, 204, ""},
 		{"a redirect is not followed", `{"host":"files.example.org","target":"/oxen/redir/lsrpc"}`, 502, "Maximum (0) redirects followed"},
-		{"a slow server", `{"host":"files.example.org","target":"/oxen/slow/lsrpc"}`, 504, "Operation timed out after 500 milliseconds"},
 		{"an answer beyond all bounds", `{"host":"files.example.org","target":"/oxen/big/lsrpc"}`, 502, "message over the size limit"},
 		{"an unknown host", `{"host":"nowhere.example.org","target":"/oxen/v4/lsrpc"}`, 502, "no such host…"},
 		{"a closed port", `{"host":"127.0.0.1","target":"/oxen/v4/lsrpc","port":1}`, 502, "dial tcp 127.0.0.1:1: …"},
@@ -206,6 +211,13 @@ func TestExitToWebServer(t *testing.T) {
 			}
 		})
 	}
+
+	t.Run("a slow server", func(t *testing.T) {
+		got, _, _ := askOf(t, impatient, `{"host":"files.example.org","target":"/oxen/slow/lsrpc"}`)
+		if got.status != 504 || got.body != "Operation timed out after 500 milliseconds" {
+			t.Errorf("got %v", got)
+		}
+	})
 
 	refused := []struct{ name, control string }{
 		{"another path", `{"host":"files.example.org","target":"/file"}`},
