@@ -48,20 +48,30 @@ func (*Invalid) inner() {}
 // is left as it was; what comes back shares memory with the decrypted text, not
 // with it.
 func (l Layer) Peel(node *keys.Pair) (Inner, error) {
+	inner, key, err := l.Open(node)
+	key.Wipe()
+	return inner, err
+}
+
+// Open is [Layer.Peel] for a node that will answer: it returns what encrypts the
+// answer, too, which [Layer.SealReply] would have to derive once more. It is to be
+// wiped, and nil after an error.
+func (l Layer) Open(node *keys.Pair) (Inner, *ReplyKey, error) {
 	c, err := l.channel(node)
 	if err != nil {
-		return nil, ErrDecrypt
+		return nil, nil, ErrDecrypt
 	}
-	defer clear(c.key[:])
+	key := &ReplyKey{c}
 	text, err := c.open(l.Ciphertext)
 	if err != nil {
-		return nil, ErrDecrypt
+		key.Wipe()
+		return nil, nil, ErrDecrypt
 	}
 	inner, err := classify(text, l.HopNo)
 	if err != nil {
-		return &Invalid{Reason: err}, nil
+		inner = &Invalid{Reason: err}
 	}
-	return inner, nil
+	return inner, key, nil
 }
 
 // classify sorts the plain text of a layer by the keys of its JSON: headers

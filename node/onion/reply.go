@@ -30,9 +30,28 @@ func (l Layer) SealReply(rand io.Reader, node *keys.Pair, status int, body any, 
 	if err != nil {
 		return nil, fmt.Errorf("sealing onion reply: %w", err)
 	}
-	defer clear(c.key[:])
+	key := &ReplyKey{c}
+	defer key.Wipe()
+	return key.Seal(rand, status, body, asJSON, asBase64)
+}
 
-	isJSON := false
+// ReplyKey encrypts the answer to one layer. It does not print.
+type ReplyKey struct{ channel channel }
+
+// Wipe overwrites the key. A nil one has nothing to wipe.
+func (k *ReplyKey) Wipe() {
+	if k != nil {
+		clear(k.channel.key[:])
+	}
+}
+
+// Format writes no secret, whatever the verb.
+func (k *ReplyKey) Format(f fmt.State, _ rune) { io.WriteString(f, "onion.ReplyKey") }
+
+// Seal is [Layer.SealReply] with a key that [Layer.Open] gave.
+func (k *ReplyKey) Seal(rand io.Reader, status int, body any, asJSON, asBase64 bool) (_ []byte, err error) {
+	c := &k.channel
+	var isJSON, canonical bool
 	var text []byte
 	switch b := body.(type) {
 	case string:
@@ -40,12 +59,14 @@ func (l Layer) SealReply(rand io.Reader, node *keys.Pair, status int, body any, 
 	case []byte:
 		text = b
 	default:
-		if text, err = marshalBody(body); err != nil {
+		isJSON = true
+		if size, plain := plainSize(body, maxPlainDepth); plain {
+			text, canonical = appendPlain(make([]byte, 0, size), body), true
+		} else if text, err = marshalBody(body); err != nil {
 			return nil, fmt.Errorf("sealing onion reply: %w", err)
 		}
-		isJSON = true
 	}
-	if !utf8.Valid(text) {
+	if !canonical && !utf8.Valid(text) {
 		status, text, isJSON = 500, []byte("request failed"), false
 	}
 
@@ -57,6 +78,10 @@ func (l Layer) SealReply(rand io.Reader, node *keys.Pair, status int, body any, 
 	}
 	buf = append(buf, `{"body":`...)
 	switch {
+	case canonical && asJSON:
+		buf = append(buf, text...)
+	case canonical:
+		buf = appendQuoted(buf, text)
 	case isJSON && asJSON:
 		buf = appendCanonical(buf, text)
 	case isJSON:

@@ -64,21 +64,23 @@ func (s *Server) layer(ctx context.Context, layer onion.Layer) answer {
 		return text(http.StatusServiceUnavailable, textNotReady+": "+hex.EncodeToString(own[:]))
 	}
 	s.onions.Add(1)
-	inner, err := layer.Peel(s.cfg.Keys)
+	inner, key, err := layer.Open(s.cfg.Keys)
 	if err != nil {
 		return text(http.StatusBadRequest, onion.TextInvalidCiphertext)
 	}
+	defer key.Wipe()
 	switch inner := inner.(type) {
 	case *onion.Final:
 		if len(s.cfg.Ready()) > 0 {
-			return s.seal(ctx, layer, http.StatusServiceUnavailable, textNotReady, inner.JSON, inner.Base64)
+			return s.seal(ctx, key, http.StatusServiceUnavailable, textNotReady, inner.JSON, inner.Base64)
 		}
 		resp := s.cfg.Storage.Handle(rpc.WithOnion(ctx, slotOf(ctx).park), inner.Body)
 		if b, ok := resp.Body.(rpc.Binary); ok {
 			resp.Body = base64.StdEncoding.EncodeToString(b)
 		}
-		return s.seal(ctx, layer, resp.Status, resp.Body, inner.JSON, inner.Base64)
+		return s.seal(ctx, key, resp.Status, resp.Body, inner.JSON, inner.Base64)
 	case *onion.Node:
+		key.Wipe() // the answer is another node's
 		return s.passOn(ctx, inner)
 	case *onion.Server:
 		if a, ok := s.fileRequest(ctx, inner); ok {
@@ -86,20 +88,20 @@ func (s *Server) layer(ctx context.Context, layer onion.Layer) answer {
 		}
 		a, err := s.exit.post(ctx, inner)
 		if errors.Is(err, errForbidden) {
-			return s.seal(ctx, layer, http.StatusBadRequest, onion.TextInvalidURL, false, true)
+			return s.seal(ctx, key, http.StatusBadRequest, onion.TextInvalidURL, false, true)
 		}
 		return a
 	}
-	return s.seal(ctx, layer, http.StatusBadRequest, onion.TextInvalidJSON, false, true)
+	return s.seal(ctx, key, http.StatusBadRequest, onion.TextInvalidJSON, false, true)
 }
 
 // seal encrypts an answer of this node to the client. Whatever its status, the
 // hops see a 200.
-func (s *Server) seal(ctx context.Context, layer onion.Layer, status int, body any, asJSON, asBase64 bool) answer {
-	sealed, err := layer.SealReply(s.cfg.Rand, s.cfg.Keys, status, body, asJSON, asBase64)
+func (s *Server) seal(ctx context.Context, key *onion.ReplyKey, status int, body any, asJSON, asBase64 bool) answer {
+	sealed, err := key.Seal(s.cfg.Rand, status, body, asJSON, asBase64)
 	if err != nil {
 		s.cfg.Log.Error("sealing an onion answer", "error", err)
-		sealed, err = layer.SealReply(s.cfg.Rand, s.cfg.Keys, http.StatusInternalServerError, "request failed", false, true)
+		sealed, err = key.Seal(s.cfg.Rand, http.StatusInternalServerError, "request failed", false, true)
 	}
 	if err != nil {
 		return text(http.StatusInternalServerError, "request failed")
