@@ -15,28 +15,30 @@ import (
 	"hearth/node/swarm"
 )
 
-// full waits until all of a single place is taken.
-func full(s *semaphore.Weighted) {
-	for s.TryAcquire(1) {
-		s.Release(1)
+// free waits until a single place is free, for which nobody else waits.
+func free(s *semaphore.Weighted) {
+	for !s.TryAcquire(1) {
 		runtime.Gosched()
 	}
+	s.Release(1)
 }
 
 // slowNetwork has a node 0 with one place for work and one for waiting, behind which
-// nobody answers before the context of a request ends.
-func slowNetwork(t *testing.T) *network {
+// nobody answers before the context of a request ends. asked tells of each request.
+func slowNetwork(t *testing.T) (net *network, asked chan struct{}) {
+	asked = make(chan struct{}, 10)
 	return network3(t, func(k int, c *Config) {
 		c.Limits.Jobs, c.Limits.Waiting, c.Limits.Patience = 1, 1, time.Millisecond
 		c.Peers = peersFunc(func(ctx context.Context, _ swarm.Node, _ string, _ [][]byte) ([][]byte, error) {
+			asked <- struct{}{}
 			<-ctx.Done()
 			return nil, ctx.Err()
 		})
-	})
+	}), asked
 }
 
 func TestRequestsThatWaitDoNotShutOutShortOnes(t *testing.T) {
-	net := slowNetwork(t)
+	net, asked := slowNetwork(t)
 	server := net.nodes[0].server
 	slow := net.build(net.hops(0, 1), net.nodes[2].hop(), info)
 	var first sync.WaitGroup
@@ -45,7 +47,8 @@ func TestRequestsThatWaitDoNotShutOutShortOnes(t *testing.T) {
 			t.Errorf("the one that waited, at the end: %v", got)
 		}
 	})
-	full(server.waits)
+	<-asked
+	free(server.jobs) // the first gives its place up for one among those that wait
 	for range 3 {
 		if got := net.send(0, "POST", "/storage_rpc/v1", strings.NewReader(info)); got.status != 200 {
 			t.Errorf("a short request: %v", got)
