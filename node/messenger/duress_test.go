@@ -64,7 +64,12 @@ func TestTheDuressPINLeavesAnEmptyMessenger(t *testing.T) {
 				if now := m.now(); now.Account != api.MessengerState_OPEN || now.SessionId != st.SessionId {
 					t.Errorf("choosing it changed %v", now)
 				}
-				old, err := os.Stat(file)
+				kept, err := os.Open(file) // so that no other file gets its number
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer kept.Close()
+				old, err := kept.Stat()
 				if err != nil {
 					t.Fatal(err)
 				}
