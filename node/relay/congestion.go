@@ -23,3 +23,22 @@ func preferBBR(conn net.Conn) {
 		})
 	}
 }
+
+// unsentMost is how many bytes of a link the kernel holds that it has not sent. What
+// waits there is sent in the order in which it came, and a small message after all
+// of it.
+const unsentMost = 128 << 10
+
+// prepareLink sets a connection up that many requests share.
+func prepareLink(conn net.Conn) {
+	preferBBR(conn)
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	if raw, err := tcp.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) {
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentMost)
+		})
+	}
+}

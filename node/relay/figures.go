@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
-	"strings"
 	"time"
 
 	"hearth/node/metrics"
@@ -63,9 +62,6 @@ func kindOf(r *http.Request) string {
 		return "storage"
 	case "/onion_req/v2":
 		return "onion"
-	}
-	if command, ok := strings.CutPrefix(r.URL.Path, linkPath); ok {
-		return "link_" + command
 	}
 	return "other"
 }

@@ -1,22 +1,18 @@
 package relay
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
 	"hearth/node/keys"
 	"hearth/node/onion"
-	"hearth/node/rpc"
 	"hearth/node/swarm"
 )
 
@@ -63,13 +59,13 @@ const (
 	// linkName is what a node asks for in the TLS handshake when it wants the
 	// link of another node and not the side that clients see.
 	linkName = "link.hearth"
-	linkPath = "/link/v1/"
-	linkALPN = "h2"
+	linkALPN = "hearth-link/1"
 
 	maxLinkMessage    = onion.MaxRequest + 64<<10 // bytes of an onion layer or its answer
 	maxStorageMessage = 1 << 20                   // bytes of a storage_cc or files request or its answer
 
 	linkDialTime = 5 * time.Second
+	linkTries    = 4                // links, each of which ends just before the request is sent
 	linkIdle     = 30 * time.Second // the caller gives an unused link up
 	linkIdleEnd  = 60 * time.Second // the called side does, later, so that no request meets a closing link
 )
@@ -83,25 +79,26 @@ var (
 )
 
 // Peers carries requests to other nodes. The relay does not care how: [Links]
-// speaks HTTP/2, and the transports of the public network can stand beside it.
+// speaks frames of its own, and the transports of the public network can stand beside it.
 type Peers interface {
 	// Request sends one command and returns the parts of the answer. It waits
 	// as long as ctx allows and tries once.
 	Request(ctx context.Context, to swarm.Node, command string, parts [][]byte) ([][]byte, error)
 }
 
-// Links are the outgoing links of a node: HTTP/2 over TLS 1.3 to the port that
-// clients use too, where each side proves its Ed25519 node key. There is one
-// connection to a node, opened when it is first needed and shared by all
-// requests.
+// Links are the outgoing links of a node: frames (see frameOpen) over TLS 1.3 to the
+// port that clients use too, where each side proves its Ed25519 node key. There is one
+// connection to a node, opened when it is first needed and shared by all requests.
 //
-// Why not QUIC (build/measure, quic-go, one connection, 100 ms there and back): the
-// latency of small requests is the same, 102 ms, and 25 MB in large answers take 2.5 s
-// here with BBR and 2.2 s there. With one packet in a hundred lost it is 5 s here and
-// two minutes there, for quic-go knows no BBR; small requests beside them wait for 280 ms
-// here and 190 ms there. Alone, a request costs both sides 0.06 ms of processor time
-// here and 0.10 ms there, in a crowd 0.07 ms and 0.03 ms. And the one port of a
-// node stays one.
+// Why not HTTP/2 (build/measure, one connection): a third of what an onion request
+// cost all nodes was its work, 0.07 ms a request in a crowd against 0.03 ms here.
+// Over 100 ms there and back, with and without one packet in a hundred lost, large
+// answers take as long, and small requests beside them wait no longer.
+//
+// Why not QUIC (quic-go): the latency of small requests is the same, and with one
+// packet in a hundred lost, 25 MB in large answers take two minutes, for quic-go knows
+// no BBR. Alone, a request costs both sides nearly twice as much. And the one port of
+// a node stays one.
 type Links struct {
 	cert tls.Certificate
 	dial Dialer
@@ -125,7 +122,7 @@ type linkTo struct {
 
 type link struct {
 	opened chan struct{} // closed when conn or err is set
-	conn   *http.ClientConn
+	conn   *caller
 	err    error
 	used   time.Time // guarded by Links.mu
 }
@@ -161,32 +158,27 @@ func (l *Links) Request(ctx context.Context, to swarm.Node, command string, part
 }
 
 func (l *Links) request(ctx context.Context, to swarm.Node, command string, parts [][]byte) ([][]byte, error) {
-	conn, err := l.open(ctx, to)
-	if err != nil {
-		return nil, err
+	status, body, err := 0, []byte(nil), errNotSent
+	message := MarshalParts(parts)
+	for tries := linkTries; tries > 0 && errors.Is(err, errNotSent); tries-- {
+		var conn *caller
+		if conn, err = l.open(ctx, to); err != nil {
+			return nil, err
+		}
+		status, body, err = conn.ask(ctx, command, message, messageLimit(command), shareOf(ctx))
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+linkName+linkPath+command, bytes.NewReader(MarshalParts(parts)))
-	if err != nil {
-		return nil, err
-	}
-	resp, err := conn.RoundTrip(req)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%w: status %d", ErrRefused, resp.StatusCode)
-	}
-	body, err := readAll(resp.Body, messageLimit(command), shareOf(ctx))
-	if err != nil {
-		return nil, fmt.Errorf("%w: reading the answer: %w", ErrUnreachable, err)
+	case status != http.StatusOK:
+		return nil, fmt.Errorf("%w: status %d", ErrRefused, status)
 	}
 	return ParseParts(body)
 }
 
 // open returns the open connection to the node or opens one. Callers that want
 // the same node wait for the same dial.
-func (l *Links) open(ctx context.Context, to swarm.Node) (*http.ClientConn, error) {
+func (l *Links) open(ctx context.Context, to swarm.Node) (*caller, error) {
 	at := linkTo{to.Ed25519, to.Address}
 	l.mu.Lock()
 	if l.closed {
@@ -222,41 +214,7 @@ func (l *Links) connect(at linkTo, c *link) {
 	// for this dial as well.
 	ctx, cancel := context.WithTimeout(l.base, linkDialTime)
 	defer cancel()
-	transport := &http.Transport{
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := l.dial(ctx, network, addr)
-			if err == nil {
-				preferBBR(conn)
-			}
-			return conn, err
-		},
-		ForceAttemptHTTP2: true,
-		Protocols:         http2Only(),
-		HTTP2: &http.HTTP2Config{
-			SendPingTimeout:  10 * time.Second,
-			PingTimeout:      5 * time.Second,
-			WriteByteTimeout: 15 * time.Second,
-			// What a peer may send before anybody looks at it.
-			MaxReceiveBufferPerStream:     1 << 20,
-			MaxReceiveBufferPerConnection: 3 << 20,
-		},
-		TLSClientConfig: &tls.Config{
-			MinVersion:         tls.VersionTLS13,
-			ServerName:         linkName,
-			Certificates:       []tls.Certificate{l.cert},
-			NextProtos:         []string{linkALPN},
-			InsecureSkipVerify: true, // names and authorities mean nothing here, the key does
-			VerifyConnection: func(state tls.ConnectionState) error {
-				key, err := peerKey(&state)
-				if err == nil && key != at.key {
-					err = errors.New("another node answers at this address")
-				}
-				return err
-			},
-		},
-	}
-	c.conn, c.err = transport.NewClientConn(ctx, "https", at.addr.String())
-	if c.err == nil {
+	if c.conn, c.err = l.shakeHands(ctx, at); c.err == nil {
 		return
 	}
 	c.err = fmt.Errorf("%w: %w", ErrUnreachable, c.err)
@@ -265,6 +223,37 @@ func (l *Links) connect(at linkTo, c *link) {
 		delete(l.links, at)
 	}
 	l.mu.Unlock()
+}
+
+func (l *Links) shakeHands(ctx context.Context, at linkTo) (*caller, error) {
+	conn, err := l.dial(ctx, "tcp", at.addr.String())
+	if err != nil {
+		return nil, err
+	}
+	prepareLink(conn)
+	t := tls.Client(conn, &tls.Config{
+		MinVersion:                  tls.VersionTLS13,
+		ServerName:                  linkName,
+		Certificates:                []tls.Certificate{l.cert},
+		NextProtos:                  []string{linkALPN},
+		DynamicRecordSizingDisabled: true,
+		InsecureSkipVerify:          true, // names and authorities mean nothing here, the key does
+		VerifyConnection: func(state tls.ConnectionState) error {
+			key, err := peerKey(&state)
+			switch {
+			case err == nil && key != at.key:
+				err = errors.New("another node answers at this address")
+			case err == nil && state.NegotiatedProtocol != linkALPN:
+				err = errors.New("the other node speaks another version of links")
+			}
+			return err
+		},
+	})
+	if err := t.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return newCaller(t), nil
 }
 
 // unusable reports whether a link that has been opened is broken, or unused for
@@ -295,8 +284,8 @@ func (l *Links) closeIdle(now time.Time) {
 func (l *Links) drop(at linkTo, c *link) {
 	delete(l.links, at)
 	if c.conn != nil {
-		// Closing may wait for the network, which must not hold up others.
-		l.wg.Go(func() { c.conn.Close() })
+		// Closing waits for what is under way, which must not hold up others.
+		l.wg.Go(func() { c.conn.retire(l.base) })
 	}
 }
 
@@ -315,88 +304,6 @@ func (l *Links) Close() error {
 		}
 	}
 	return nil
-}
-
-func http2Only() *http.Protocols {
-	p := new(http.Protocols)
-	p.SetHTTP2(true)
-	return p
-}
-
-// serveLink answers the requests of other nodes.
-func (s *Server) serveLink(w http.ResponseWriter, r *http.Request) {
-	// The handshake let only listed nodes in; this one may have left since.
-	key, err := peerKey(r.TLS)
-	if err != nil || !s.listed(key) {
-		w.WriteHeader(http.StatusForbidden)
-		return
-	}
-	command, ok := strings.CutPrefix(r.URL.Path, linkPath)
-	if !ok || r.Method != http.MethodPost || messageLimit(command) == 0 {
-		w.WriteHeader(http.StatusNotFound)
-		return
-	}
-	place := takeSlot(s.linkJobs, s.linkWaits)
-	if place == nil {
-		w.WriteHeader(http.StatusServiceUnavailable)
-		return
-	}
-	defer place.release()
-	held := s.linkMemory.share()
-	defer held.release()
-
-	body, err := readAll(r.Body, messageLimit(command), held)
-	switch {
-	case errors.Is(err, errBusy):
-		w.WriteHeader(http.StatusServiceUnavailable)
-		return
-	case errors.Is(err, errTooLarge):
-		w.WriteHeader(http.StatusRequestEntityTooLarge)
-		return
-	case err != nil:
-		panic(http.ErrAbortHandler)
-	}
-	parts, err := ParseParts(body)
-	if err != nil {
-		w.WriteHeader(http.StatusBadRequest)
-		return
-	}
-
-	ctx, cancel := s.work(held, place)
-	defer cancel()
-	ctx = withSource(ctx, string(key[:]))
-	var answer [][]byte
-	switch command {
-	case CommandOnion:
-		answer = s.onionCommand(ctx, parts)
-	case CommandStorage:
-		answer = s.storageCommand(ctx, parts)
-	case CommandStamped:
-		if len(parts) == 3 && len(parts[2]) == 8 {
-			stamp := int64(binary.BigEndian.Uint64(parts[2]))
-			answer = s.storageCommand(rpc.WithStamp(ctx, stamp), parts[:2])
-		}
-	case CommandReplica:
-		if s.cfg.Replica != nil {
-			answer = s.cfg.Replica(ctx, key, parts)
-		}
-	case CommandLedger:
-		if s.cfg.Ledger != nil {
-			answer = s.cfg.Ledger(ctx, key, parts)
-		}
-	case CommandFileRequest:
-		answer = s.fileCommand(ctx, parts)
-	case CommandFiles:
-		answer = s.filesCommand(ctx, key, parts)
-	case CommandPing, CommandStorageTest:
-		answer = s.testCommand(ctx, key, command, parts)
-	}
-	if answer == nil {
-		w.WriteHeader(http.StatusNotFound)
-		return
-	}
-	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Write(MarshalParts(answer))
 }
 
 // storageCommand handles a client's request that another member of the swarm

@@ -6,8 +6,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"maps"
 	"net"
-	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -131,6 +132,43 @@ func TestUnusedLinkIsGivenUp(t *testing.T) {
 	}
 }
 
+func TestNoRequestIsLostWhenLinksAreClosedInGoodOrder(t *testing.T) {
+	net := network3(t, func(_ int, c *Config) {
+		c.Replica = func(_ context.Context, _ [32]byte, parts [][]byte) [][]byte { return parts }
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	var asking sync.WaitGroup
+	for i := range 8 {
+		asking.Go(func() {
+			for ctx.Err() == nil {
+				part := make([]byte, 10<<10*i)
+				if _, err := net.nodes[0].links.Request(t.Context(), net.member(1), CommandReplica, [][]byte{part}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	server := net.nodes[1].server
+	for closed := 0; closed < 30; {
+		server.mu.Lock()
+		open := slices.Collect(maps.Keys(server.called))
+		server.mu.Unlock()
+		for _, l := range open {
+			l.mu.Lock()
+			used := l.begun >= 50
+			l.mu.Unlock()
+			if used {
+				l.leave()
+				<-l.over
+				closed++
+			}
+		}
+	}
+	stop()
+	asking.Wait()
+}
+
 func TestLinkAfterRestartOfTheOtherNode(t *testing.T) {
 	network := network3(t, echo)
 	ask := func() error {
@@ -215,31 +253,23 @@ func TestBadLinkRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	tests := []struct {
-		name, method, path string
-		body               []byte
-		status             int
+		name, command string
+		body          []byte
+		status        int
 	}{
-		{"another method", "GET", linkPath + CommandOnion, nil, 404},
-		{"another path", "POST", "/storage_rpc/v1", nil, 404},
-		{"an unknown command", "POST", linkPath + "data", nil, 404},
-		{"half a length", "POST", linkPath + CommandOnion, []byte{0, 0, 0}, 400},
-		{"a part that is cut off", "POST", linkPath + CommandOnion, []byte{0, 0, 0, 9, 'x'}, 400},
-		{"too many parts", "POST", linkPath + CommandStorage, make([]byte, 4*(maxParts+1)), 400},
-		{"more than the node has memory for", "POST", linkPath + CommandOnion, make([]byte, 100<<10), 503},
+		{"no command", "", nil, 404},
+		{"an unknown command", "data", nil, 404},
+		{"the longest command", strings.Repeat("x", 255), nil, 404},
+		{"half a length", CommandOnion, []byte{0, 0, 0}, 400},
+		{"a part that is cut off", CommandOnion, []byte{0, 0, 0, 9, 'x'}, 400},
+		{"too many parts", CommandStorage, make([]byte, 4*(maxParts+1)), 400},
+		{"more than the node has memory for", CommandOnion, make([]byte, 100<<10), 503},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			req, err := http.NewRequestWithContext(t.Context(), tt.method, "https://"+linkName+tt.path, bytes.NewReader(tt.body))
-			if err != nil {
-				t.Fatal(err)
-			}
-			resp, err := conn.RoundTrip(req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			resp.Body.Close()
-			if resp.StatusCode != tt.status {
-				t.Errorf("status %d, want %d", resp.StatusCode, tt.status)
+			status, body, err := conn.ask(t.Context(), tt.command, tt.body, maxLinkMessage, nil)
+			if err != nil || status != tt.status || len(body) != 0 {
+				t.Errorf("status %d, %d bytes, %v, want %d", status, len(body), err, tt.status)
 			}
 		})
 	}

@@ -98,20 +98,21 @@ type Server struct {
 	onions             atomic.Uint64
 	figures            Figures
 
-	clients, nodes       *http.Server
-	clientConns, linkers *handover
+	clients     *http.Server
+	clientConns *handover
 
 	base   context.Context // ends when the server is closed
 	cancel context.CancelFunc
 	stop   context.Context // ends when the server begins to shut down
 	leave  context.CancelFunc
-	wg     sync.WaitGroup // accept loops, handshakes, the two HTTP servers
+	wg     sync.WaitGroup // accept loops, handshakes, the HTTP server, links
 
 	mu        sync.Mutex
 	closed    bool
 	listeners map[net.Listener]struct{}
 	shaking   map[net.Conn]struct{}
 	links     map[[32]byte]int // open links by node
+	called    map[*called]struct{}
 }
 
 // New returns a server that serves nothing yet.
@@ -142,7 +143,7 @@ func New(cfg Config) (*Server, error) {
 		figures:     newFigures(),
 		bulk:        newBulk(cfg.Now),
 		clientConns: newHandover(),
-		linkers:     newHandover(),
+		called:      make(map[*called]struct{}),
 		listeners:   make(map[net.Listener]struct{}),
 		shaking:     make(map[net.Conn]struct{}),
 		links:       make(map[[32]byte]int),
@@ -152,15 +153,19 @@ func New(cfg Config) (*Server, error) {
 	s.stop, s.leave = context.WithCancel(s.base)
 
 	linkTLS := &tls.Config{
-		MinVersion:             tls.VersionTLS13,
-		Certificates:           []tls.Certificate{linkCert},
-		NextProtos:             []string{linkALPN},
-		ClientAuth:             tls.RequireAnyClientCert,
-		SessionTicketsDisabled: true,
+		MinVersion:                  tls.VersionTLS13,
+		Certificates:                []tls.Certificate{linkCert},
+		NextProtos:                  []string{linkALPN},
+		ClientAuth:                  tls.RequireAnyClientCert,
+		SessionTicketsDisabled:      true,
+		DynamicRecordSizingDisabled: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
 			key, err := peerKey(&state)
-			if err == nil && !s.listed(key) {
+			switch {
+			case err == nil && !s.listed(key):
 				err = errors.New("the caller is not in the node list")
+			case err == nil && state.NegotiatedProtocol != linkALPN:
+				err = errors.New("the caller speaks another version of links")
 			}
 			return err
 		},
@@ -170,6 +175,8 @@ func New(cfg Config) (*Server, error) {
 		Certificates:           []tls.Certificate{cfg.Cert},
 		NextProtos:             []string{"http/1.1", "http/1.0"}, // the latter to be told that it does not do
 		SessionTicketsDisabled: true,
+		// Nobody can do anything with the beginning of an answer.
+		DynamicRecordSizingDisabled: true,
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			if hello.ServerName == linkName {
 				return linkTLS, nil
@@ -190,19 +197,7 @@ func New(cfg Config) (*Server, error) {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          log.New(io.Discard, "", 0), // its lines name the clients' addresses
 	}
-	s.nodes = &http.Server{
-		Handler:           s.guarded(s.counted(s.serveLink)),
-		Protocols:         http2Only(),
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: int(lim.Jobs + pathWaits*lim.Waiting), SendPingTimeout: 30 * time.Second},
-		ReadHeaderTimeout: lim.Header,
-		ReadTimeout:       lim.Hop,
-		WriteTimeout:      lim.Hop + lim.Write,
-		IdleTimeout:       linkIdleEnd,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          s.clients.ErrorLog,
-	}
 	s.wg.Go(func() { s.clients.Serve(s.clientConns) })
-	s.wg.Go(func() { s.nodes.Serve(s.linkers) })
 	return s, nil
 }
 
@@ -301,7 +296,8 @@ func (s *Server) shakeHands(conn net.Conn, who *guest) {
 	}
 	c.guest = nil
 	c.handOver(func() { s.removeLink(key) })
-	s.linkers.give(t)
+	prepareLink(conn)
+	s.wg.Go(func() { s.serveLink(newCalled(s, t, key)) }) // with a small stack, unlike this one
 }
 
 func (s *Server) addLink(key [32]byte) bool {
@@ -342,18 +338,16 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.leave()
 
 	var both sync.WaitGroup
-	for _, h := range []*http.Server{s.clients, s.nodes} {
-		both.Go(func() {
-			if e := h.Shutdown(ctx); e != nil {
-				h.Close()
-			}
-		})
-	}
+	both.Go(func() {
+		if e := s.clients.Shutdown(ctx); e != nil {
+			s.clients.Close()
+		}
+	})
+	both.Go(func() { s.leaveLinks(ctx) })
 	both.Wait()
 	err := context.Cause(ctx)
 	s.cancel()
 	s.clientConns.Close()
-	s.linkers.Close()
 	s.wg.Wait()
 	s.exit.close()
 	return err
