@@ -530,6 +530,28 @@ func TestMessagesFlowWhileNodesDie(t *testing.T) {
 	})
 }
 
+func TestAMessengerThatLosesBothGuardsIsBackInSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := swarmtest.New(t, 15, time.Now)
+		a, b := person(1), person(2)
+		alice, _ := start(t, n, Config{Account: a})
+		bob, _ := start(t, n, Config{Account: b})
+		alice.send(b.ID(), "one")
+		bob.next()
+		for _, k := range alice.session.pool.Guards() {
+			n.Kill(k)
+		}
+		began := time.Now()
+		alice.send(b.ID(), "two")
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("after %v\n%s", took, alice.log)
+		}
+		if got := bob.next(); got.Text != "two" {
+			t.Errorf("got %q", got.Text)
+		}
+	})
+}
+
 func TestAWrongClockDoesNotMatter(t *testing.T) {
 	for _, off := range []time.Duration{5 * time.Minute, -5 * time.Minute, 100 * 24 * time.Hour} {
 		synctest.Test(t, func(t *testing.T) {

@@ -14,18 +14,19 @@ import (
 )
 
 const (
-	listAge     = 2 * time.Hour // after which the list is fetched anew (Session android)
-	listFirst   = time.Second   // between first tries, doubled each time (Session desktop)
-	listPause   = 30 * time.Second
-	listCrowded = time.Minute // between fetches while the network is small
-	listLimit   = time.Minute // for one fetch: a path and another, then the seeds
+	listAge     = 2 * time.Hour    // after which the list is fetched anew (Session android)
+	listFirst   = time.Second      // between first tries, doubled each time (Session desktop)
+	listPause   = 30 * time.Second // at most, between tries and between fetches that somebody asks for
+	listCrowded = time.Minute      // between fetches while the network is small
+	listLimit   = time.Minute      // for one fetch: a path and another, then the seeds
 )
 
 // keepNodes fetches the list of service nodes when there is none, when it is
 // old, small, or not right any more.
 func (s *session) keepNodes(ctx context.Context) {
 	pause := listFirst
-	var asked bool // somebody noticed that the list is not right
+	rest := listFirst // between fetches that somebody asks for
+	var asked bool    // somebody noticed that the list is not right
 	var seedsFirst bool
 	for {
 		size, age := s.pool.Size(), s.pool.Age()
@@ -61,10 +62,16 @@ func (s *session) keepNodes(ctx context.Context) {
 			asked = true
 		}
 		timer.Stop()
-		// Whatever asks for a new list may ask all the time.
-		if err := mailbox.Pause(ctx, min(wait, listPause-s.m.cfg.Now().Sub(fetched))); err != nil {
+		// Whatever asks for a new list may ask all the time. Who asks for the first
+		// time has perhaps just lost both guards, and cannot do anything without.
+		old := s.m.cfg.Now().Sub(fetched)
+		if old >= listPause {
+			rest = listFirst
+		}
+		if err := mailbox.Pause(ctx, min(wait, rest-old)); err != nil {
 			return
 		}
+		rest = min(2*rest, listPause)
 	}
 }
 

@@ -306,7 +306,7 @@ func (s *session) work(ctx context.Context, to account.ID, l *lane) {
 			if w.refused++; w.refused >= refusals {
 				reason = reasonRefused
 			}
-		case errors.Is(err, mailbox.ErrNoSwarm):
+		case errors.Is(err, mailbox.ErrNoSwarm), errors.Is(err, path.ErrPath):
 			nudge(s.renew)
 		}
 		s.log.Warn("delivering", "parcel", w.id, "again in", pause, "err", err)
