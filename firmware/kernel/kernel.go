@@ -24,6 +24,8 @@ var Required = []string{
 	"BLK_DEV_INITRD", "RD_ZSTD", "BINFMT_ELF", "DEVTMPFS", "TMPFS", "PROC_FS", "SYSFS",
 	"FUTEX", "EPOLL", "EVENTFD", "SIGNALFD", "MULTIUSER", "UNIX", "INET", "PACKET",
 	"PROC_PAGE_MONITOR", "SYSCTL", "FILE_LOCKING",
+	// A home's line is long and loses packets; BBR does not take each loss for a jam.
+	"TCP_CONG_BBR", "DEFAULT_BBR",
 	// Console and clock of QEMU's virt machine and of the boards.
 	"TTY", "SERIAL_AMBA_PL011_CONSOLE", "SERIAL_8250_CONSOLE", "RTC_INTF_DEV", "RTC_DRV_PL031",
 	// TPM: QEMU's, and those on SPI and I2C.
