@@ -89,7 +89,7 @@ func (c *credentials) verify(text []byte, need Access) bool {
 	owner := c.owner.Key()
 	if c.ed25519 != nil {
 		// Only the Ed25519 key that the account's key was made from may sign.
-		x, err := keys.X25519FromEd25519(*c.ed25519)
+		x, err := known.x25519(*c.ed25519)
 		if err != nil || x != owner {
 			return false
 		}
