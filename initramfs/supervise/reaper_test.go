@@ -35,8 +35,9 @@ var scenes = map[string]func() error{
 	"apart":    sceneApart,
 
 	// what the processes of a scene are
-	"exit":   func() error { os.Exit(must(strconv.Atoi(os.Getenv("CODE")))); return nil },
-	"wait":   func() error { fmt.Println("ready"); select {} },
+	"exit": func() error { os.Exit(must(strconv.Atoi(os.Getenv("CODE")))); return nil },
+	// An empty select would be a deadlock, of which the runtime lets a program die.
+	"wait":   func() error { fmt.Println("ready"); <-time.After(time.Hour); return nil },
 	"parent": sceneParent,
 	"status": func() error {
 		status, err := os.ReadFile("/proc/thread-self/status")
@@ -159,8 +160,8 @@ func sceneOrphans() error {
 func sceneKill() error {
 	r := NewReaper(nil)
 	go r.Run(context.Background())
-	ready := make(chan struct{})
-	p, err := r.Launch(self("wait"), writerFunc(func(b []byte) { close(ready) }))
+	said, ready := speaks()
+	p, err := r.Launch(self("wait"), said)
 	if err != nil {
 		return err
 	}
@@ -187,9 +188,8 @@ func sceneNice() error {
 	for _, nice := range []int{0, 7, 0} {
 		service := self("wait")
 		service.Nice = nice
-		ready := make(chan struct{})
-		once := sync.OnceFunc(func() { close(ready) }) // output may come in pieces
-		p, err := r.Launch(service, writerFunc(func([]byte) { once() }))
+		said, ready := speaks()
+		p, err := r.Launch(service, said)
 		if err != nil {
 			return err
 		}
@@ -276,6 +276,14 @@ func launchApart(r *Reaper, service Service) error {
 		}
 	}
 	return nil
+}
+
+// speaks gives an output, and a channel that is closed when something comes there; what
+// a process says may come in pieces.
+func speaks() (output io.Writer, ready <-chan struct{}) {
+	first := make(chan struct{})
+	once := sync.OnceFunc(func() { close(first) })
+	return writerFunc(func([]byte) { once() }), first
 }
 
 type writerFunc func([]byte)
