@@ -31,14 +31,18 @@ func (s *session) keepPolling(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	failed := 0
+	failed, woken := 0, false
 	for {
 		err := s.poll(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
-			if failed++; failed%pollRenew == 0 {
+			// Who was woken has asked twice in a moment: that makes the swarm no worse.
+			if !woken || failed == 0 {
+				failed++
+			}
+			if failed%pollRenew == 0 {
 				nudge(s.renew)
 			}
 			s.log.Warn("polling the own swarm", "err", err)
@@ -53,7 +57,9 @@ func (s *session) keepPolling(ctx context.Context) {
 		timer := time.NewTimer(s.pollPause(failed))
 		select {
 		case <-timer.C:
+			woken = false
 		case <-s.wake:
+			woken = true
 			timer.Stop()
 		case <-ctx.Done():
 			timer.Stop()
