@@ -39,7 +39,7 @@ func BenchmarkTheProcessWith100000Messages(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, err := a.AddContact(friend, "Bob"); err != nil {
+	if _, _, err := a.AddContact(friend, "Bob"); err != nil {
 		b.Fatal(err)
 	}
 	from := time.Now().Add(-count * time.Second).UnixMilli()

@@ -105,6 +105,7 @@ type MessengerClient interface {
 	// Contacts lists everybody known, the latest conversation first.
 	Contacts(ctx context.Context, in *ContactsRequest, opts ...grpc.CallOption) (*ContactsReply, error)
 	// AddContact names a Session ID. INVALID_ARGUMENT for the own one, which has a name.
+	// A stranger who wrote is accepted with it, and told.
 	AddContact(ctx context.Context, in *AddContactRequest, opts ...grpc.CallOption) (*Contact, error)
 	// Messages lists one conversation, oldest first, and marks it read if asked.
 	Messages(ctx context.Context, in *MessagesRequest, opts ...grpc.CallOption) (*MessagesReply, error)
@@ -754,6 +755,7 @@ type MessengerServer interface {
 	// Contacts lists everybody known, the latest conversation first.
 	Contacts(context.Context, *ContactsRequest) (*ContactsReply, error)
 	// AddContact names a Session ID. INVALID_ARGUMENT for the own one, which has a name.
+	// A stranger who wrote is accepted with it, and told.
 	AddContact(context.Context, *AddContactRequest) (*Contact, error)
 	// Messages lists one conversation, oldest first, and marks it read if asked.
 	Messages(context.Context, *MessagesRequest) (*MessagesReply, error)

@@ -31,8 +31,10 @@ func (m *Messenger) Contacts(ctx context.Context, _ *api.ContactsRequest) (*api.
 }
 
 // AddContact names a Session ID, which may be what a QR code held; an empty name takes
-// a name away. Errors:
-// [ErrBadID], [ErrSelfName], [ErrName], [ErrNameOwn], [ErrNameTaken], [ErrDisk].
+// a name away. A stranger who wrote is accepted with it, and told, as with
+// [Messenger.Accept]: whoever has a name here must not go on waiting for an answer.
+// Errors: [ErrBadID], [ErrSelfName], [ErrName], [ErrNameOwn], [ErrNameTaken],
+// [ErrFull], [ErrDisk].
 func (m *Messenger) AddContact(ctx context.Context, req *api.AddContactRequest) (*api.Contact, error) {
 	s, _, done, err := m.use(ctx)
 	if err != nil {
@@ -53,10 +55,19 @@ func (m *Messenger) AddContact(ctx context.Context, req *api.AddContactRequest) 
 	if isMe(name) {
 		return nil, ErrNameOwn
 	}
-	c, err := s.archive.AddContact(id, name)
+	var parcels []archive.Parcel
+	if c, _ := s.archive.Contact(id); c.IsRequest() {
+		p, err := s.acceptance(id)
+		if err != nil {
+			return nil, forCaller(ErrNobody, err)
+		}
+		parcels = append(parcels, p)
+	}
+	c, result, err := s.archive.AddContact(id, name, parcels...)
 	if err != nil {
 		return nil, forCaller(ErrDisk, err)
 	}
+	s.publish(result)
 	m.publishState()
 	return s.apiContact(c), nil
 }

@@ -34,7 +34,7 @@ type hostile struct {
 
 func newHostile(t testing.TB) *hostile {
 	h := &hostile{t: t, s: offline(t, person(2)), from: person(1)}
-	if _, err := h.s.archive.AddContact(h.from.ID(), ""); err != nil {
+	if _, _, err := h.s.archive.AddContact(h.from.ID(), ""); err != nil {
 		t.Fatal(err)
 	}
 	return h

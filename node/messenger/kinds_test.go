@@ -176,6 +176,51 @@ func TestARequestDoesNotRingUntilItIsAccepted(t *testing.T) {
 	})
 }
 
+func TestNamingAStrangerWhoWroteAcceptsThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := swarmtest.New(t, 9, time.Now)
+		a, b := person(1), person(2)
+		alice, _ := start(t, n, Config{Account: a, DisplayName: "Alice"})
+		bob, _ := start(t, n, Config{Account: b, DisplayName: "Bob"})
+		alice.send(b.ID(), "hello, I am new here")
+		bob.event("a request", func(e *api.Event) bool { return e.GetRequest() != nil })
+		name := func(id, name string) (*api.Contact, error) {
+			return bob.AddContact(t.Context(), &api.AddContactRequest{SessionId: id, Name: name})
+		}
+
+		must[*api.Contact](t)(name(person(3).ID().String(), "taken"))
+		if _, err := name(a.ID().String(), "Taken"); !errors.Is(err, ErrNameTaken) {
+			t.Errorf("a name that is taken: %v", err)
+		}
+		if st := bob.now(); st.Requests != 1 {
+			t.Errorf("a name that is taken decided: %v", st)
+		}
+		if c := must[*api.Contact](t)(name(a.ID().String(), "my Alice")); !c.Approved || !c.ApprovedMe || c.Name != "my Alice" {
+			t.Errorf("named: %v", c)
+		}
+		told := func(e *api.Event) bool { return e.GetInfo() != nil }
+		if info := alice.event("the acceptance", told).GetInfo(); info.Kind != api.Message_ACCEPTED || info.SessionId != b.ID().String() {
+			t.Errorf("info %v", info)
+		}
+		if c := alice.contact(b.ID()); !c.ApprovedMe {
+			t.Errorf("at the other side: %v", c)
+		}
+		// Neither another name nor a late acceptance is told.
+		must[*api.Contact](t)(name(a.ID().String(), "Alice"))
+		must[*api.Contact](t)(bob.Accept(t.Context(), &api.WhoRequest{Who: "Alice"}))
+		if st := bob.now(); st.Requests != 0 || st.Waiting != 0 {
+			t.Errorf("state %v", st)
+		}
+		bob.send(a.ID(), "good to hear from you")
+		alice.event("the answer, and no second acceptance", func(e *api.Event) bool {
+			if told(e) {
+				t.Errorf("told again: %v", e)
+			}
+			return e.GetReceived() != nil
+		})
+	})
+}
+
 func TestADeclinedRequestIsGoneAndABlockedSenderSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := swarmtest.New(t, 9, time.Now)
@@ -770,7 +815,7 @@ func TestSettingsAreKept(t *testing.T) {
 func TestFloodsAreBounded(t *testing.T) {
 	a, b, carol := person(1), person(2), person(3)
 	s := offline(t, b)
-	if _, err := s.archive.AddContact(a.ID(), ""); err != nil {
+	if _, _, err := s.archive.AddContact(a.ID(), ""); err != nil {
 		t.Fatal(err)
 	}
 	at := time.Now().UnixMilli() - 1_000_000
@@ -889,7 +934,7 @@ func offline(t testing.TB, own *account.Account) *session {
 func FuzzContentOfAHostilePeer(f *testing.F) {
 	a, b := person(1), person(2)
 	s := offline(f, b)
-	if _, err := s.archive.AddContact(a.ID(), ""); err != nil {
+	if _, _, err := s.archive.AddContact(a.ID(), ""); err != nil {
 		f.Fatal(err)
 	}
 	for _, c := range []*sessionpb.Content{

@@ -68,7 +68,7 @@ func receive(t testing.TB, a *Archive, items ...Incoming) []Message {
 func befriend(t testing.TB, a *Archive, who ...account.ID) {
 	t.Helper()
 	for _, id := range who {
-		if _, err := a.AddContact(id, ""); err != nil {
+		if _, _, err := a.AddContact(id, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -91,7 +91,7 @@ func TestEverythingSurvivesAReopenAndTheFileTellsNothing(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "sub", "messenger.db")
 	a, _ := open(t, file)
 	alice, bob := someone(1), someone(2)
-	if _, err := a.AddContact(alice, "Alice Liddell"); err != nil {
+	if _, _, err := a.AddContact(alice, "Alice Liddell"); err != nil {
 		t.Fatal(err)
 	}
 	in := incoming(alice, 1, "down the rabbit hole")
@@ -284,7 +284,7 @@ func TestALateMessageIsShownAmongTheNewestInItsPlace(t *testing.T) {
 func TestStrangersAreBounded(t *testing.T) {
 	a, _ := open(t, filepath.Join(t.TempDir(), "db"))
 	friend := someone(9999)
-	if _, err := a.AddContact(friend, "friend"); err != nil {
+	if _, _, err := a.AddContact(friend, "friend"); err != nil {
 		t.Fatal(err)
 	}
 	n := 0
@@ -367,10 +367,10 @@ func TestStrangersAreBounded(t *testing.T) {
 func TestNames(t *testing.T) {
 	a, _ := open(t, filepath.Join(t.TempDir(), "db"))
 	alice, eve, bob := someone(1), someone(2), someone(3)
-	if _, err := a.AddContact(alice, "Alice"); err != nil {
+	if _, _, err := a.AddContact(alice, "Alice"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.AddContact(bob, "alice"); !errors.Is(err, ErrNameTaken) {
+	if _, _, err := a.AddContact(bob, "alice"); !errors.Is(err, ErrNameTaken) {
 		t.Errorf("a name given twice: %v", err)
 	}
 	pretender := incoming(eve, 1, "it's me")
@@ -458,7 +458,7 @@ func BenchmarkReceivingAMessage(b *testing.B) {
 	a, _ := open(b, filepath.Join(b.TempDir(), "db"))
 	text := strings.Repeat("x", 1024)
 	alice := someone(1)
-	if _, err := a.AddContact(alice, "Alice"); err != nil {
+	if _, _, err := a.AddContact(alice, "Alice"); err != nil {
 		b.Fatal(err)
 	}
 	i := 0

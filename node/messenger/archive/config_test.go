@@ -118,7 +118,7 @@ func TestContactsAreTheSameAfterARestartAndOnAnotherDevice(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "db")
 	a, _ := open(t, file)
 	bob, stranger := someone(1), someone(2)
-	if _, err := a.AddContact(bob, "Bobby"); err != nil {
+	if _, _, err := a.AddContact(bob, "Bobby"); err != nil {
 		t.Fatal(err)
 	}
 	in := incoming(bob, 1, "hello")
@@ -176,7 +176,7 @@ func TestContactsAreTheSameAfterARestartAndOnAnotherDevice(t *testing.T) {
 
 func TestAStepThatFailsChangesNoConfig(t *testing.T) {
 	a, _ := open(t, filepath.Join(t.TempDir(), "db"))
-	if _, err := a.AddContact(someone(1), "Bobby"); err != nil {
+	if _, _, err := a.AddContact(someone(1), "Bobby"); err != nil {
 		t.Fatal(err)
 	}
 	shelfSwarm{}.push(t, a)
@@ -228,7 +228,7 @@ func TestADamagedConfigComesBackFromTheSwarm(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "db")
 	a, _ := open(t, file)
 	swarm := shelfSwarm{}
-	if _, err := a.AddContact(someone(1), "Bobby"); err != nil {
+	if _, _, err := a.AddContact(someone(1), "Bobby"); err != nil {
 		t.Fatal(err)
 	}
 	receive(t, a, incoming(someone(1), 1, "hello"))
@@ -291,7 +291,7 @@ func TestWhatAnotherDeviceReadCountsAsRead(t *testing.T) {
 	a, now := open(t, filepath.Join(t.TempDir(), "a"))
 	b, later := open(t, filepath.Join(t.TempDir(), "b"))
 	bob, swarm := someone(1), shelfSwarm{}
-	if _, err := a.AddContact(bob, "Bobby"); err != nil {
+	if _, _, err := a.AddContact(bob, "Bobby"); err != nil {
 		t.Fatal(err)
 	}
 	swarm.settle(t, a, b)
@@ -453,7 +453,7 @@ func TestDevicesThatGoTheirOwnWaysEndTheSame(t *testing.T) {
 				case 0, 1, 2:
 					id := someone(i*100 + r.IntN(15))
 					name := fmt.Sprintf("%x by %d, %d", id[20:], i, r.IntN(1_000_000))
-					if _, err := a.AddContact(id, name); err != nil {
+					if _, _, err := a.AddContact(id, name); err != nil {
 						t.Fatal(err)
 					}
 					want[id] = name
@@ -507,7 +507,7 @@ func TestWhatWasChangedWithoutTheNetworkOutlivesWhatOthersDidMeanwhile(t *testin
 	swarm := shelfSwarm{}
 	add := func(a *Archive, i int, name string) {
 		t.Helper()
-		if _, err := a.AddContact(someone(i), name); err != nil {
+		if _, _, err := a.AddContact(someone(i), name); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -563,7 +563,7 @@ func TestWhatWasChangedWithoutTheNetworkOutlivesWhatOthersDidMeanwhile(t *testin
 func BenchmarkNamingOneOfAThousandContacts(b *testing.B) {
 	a, _ := open(b, filepath.Join(b.TempDir(), "db"))
 	for i := range 1000 {
-		if _, err := a.AddContact(someone(i), fmt.Sprint("contact ", i)); err != nil {
+		if _, _, err := a.AddContact(someone(i), fmt.Sprint("contact ", i)); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -572,7 +572,7 @@ func BenchmarkNamingOneOfAThousandContacts(b *testing.B) {
 	i := 0
 	for b.Loop() {
 		i++
-		if _, err := a.AddContact(someone(i%1000), fmt.Sprint("renamed ", i)); err != nil {
+		if _, _, err := a.AddContact(someone(i%1000), fmt.Sprint("renamed ", i)); err != nil {
 			b.Fatal(err)
 		}
 	}

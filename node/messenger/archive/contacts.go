@@ -130,28 +130,32 @@ func (a *Archive) Requests() (n uint32) {
 	return n
 }
 
-// AddContact names somebody, who is no stranger from then on. The error is
-// [ErrNameTaken] or that of the disk.
-func (a *Archive) AddContact(id account.ID, name string) (Contact, error) {
-	_, err := a.change(func(tx *bbolt.Tx, w *change) error {
+// AddContact names somebody, who is no stranger from then on, and puts what tells them
+// into the outbox, if anything does. The error is [ErrNameTaken], [ErrFull] or that of
+// the disk.
+func (a *Archive) AddContact(id account.ID, name string, parcels ...Parcel) (Contact, Result, error) {
+	r, err := a.change(func(tx *bbolt.Tx, w *change) error {
 		for _, c := range a.contacts {
 			if name != "" && c.ID != id && strings.EqualFold(c.Name, name) {
 				return ErrNameTaken
 			}
 		}
 		c := w.contact(id)
+		if c.IsRequest() {
+			c.ApprovedMe = true // they wrote
+		}
 		c.Name, c.Approved = name, true
 		if c.LastTime == 0 {
 			c.LastTime = a.now().UnixMilli()
 		}
 		w.touch(c)
-		return nil
+		return w.enqueue(tx, nil, parcels...)
 	})
 	if err != nil {
-		return Contact{}, err
+		return Contact{}, Result{}, err
 	}
 	c, _ := a.Contact(id)
-	return c, nil
+	return c, r, nil
 }
 
 // Approve makes a contact of somebody who wrote, and puts what tells them into

@@ -20,7 +20,7 @@ func large(t testing.TB, file string, count int) (who account.ID) {
 	a, _ := open(t, file)
 	defer a.Close()
 	who = someone(1)
-	if _, err := a.AddContact(who, "Alice"); err != nil {
+	if _, _, err := a.AddContact(who, "Alice"); err != nil {
 		t.Fatal(err)
 	}
 	const batch = 2000
