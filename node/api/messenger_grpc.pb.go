@@ -149,7 +149,8 @@ type MessengerClient interface {
 	// INVALID_ARGUMENT for a bad phrase; the text names the word's position. Without a
 	// PIN it only checks the phrase, so that nobody chooses a PIN for nothing.
 	Restore(ctx context.Context, in *RestoreRequest, opts ...grpc.CallOption) (*MessengerState, error)
-	// ChangePIN chooses another PIN. PERMISSION_DENIED for a wrong old one.
+	// ChangePIN chooses another PIN. PERMISSION_DENIED for a wrong old one. Without a
+	// new one it only checks the old one, so that nobody chooses a PIN for nothing.
 	ChangePIN(ctx context.Context, in *ChangePINRequest, opts ...grpc.CallOption) (*MessengerState, error)
 	// SetDuress chooses a PIN that wipes this device's account for good wherever its
 	// PIN is asked for, and opens an empty one in its place. INVALID_ARGUMENT when it
@@ -799,7 +800,8 @@ type MessengerServer interface {
 	// INVALID_ARGUMENT for a bad phrase; the text names the word's position. Without a
 	// PIN it only checks the phrase, so that nobody chooses a PIN for nothing.
 	Restore(context.Context, *RestoreRequest) (*MessengerState, error)
-	// ChangePIN chooses another PIN. PERMISSION_DENIED for a wrong old one.
+	// ChangePIN chooses another PIN. PERMISSION_DENIED for a wrong old one. Without a
+	// new one it only checks the old one, so that nobody chooses a PIN for nothing.
 	ChangePIN(context.Context, *ChangePINRequest) (*MessengerState, error)
 	// SetDuress chooses a PIN that wipes this device's account for good wherever its
 	// PIN is asked for, and opens an empty one in its place. INVALID_ARGUMENT when it

@@ -122,12 +122,19 @@ func (m *Messenger) checkDatabase(seed account.Seed) error {
 
 // ChangePIN chooses another PIN. An open account stays open, a locked one locked.
 // Errors of the vault come through with their code and text.
+//
+// Without a new PIN the vault only judges the old one, as with any PIN: a wrong one
+// costs a try, and the duress PIN does what it is for.
 func (m *Messenger) ChangePIN(ctx context.Context, req *api.ChangePINRequest) (*api.MessengerState, error) {
 	if m.cfg.Vault == nil {
 		return nil, ErrNoVault
 	}
-	for _, pin := range []string{req.GetPin(), req.GetNewPin()} {
-		if err := checkPIN(pin); err != nil {
+	checkOnly := req.GetNewPin() == ""
+	if err := checkPIN(req.GetPin()); err != nil {
+		return nil, err
+	}
+	if !checkOnly {
+		if err := checkPIN(req.GetNewPin()); err != nil {
 			return nil, err
 		}
 	}
@@ -136,14 +143,23 @@ func (m *Messenger) ChangePIN(ctx context.Context, req *api.ChangePINRequest) (*
 	}
 	m.opening.Lock()
 	defer m.opening.Unlock()
-	// The caller's going away must not end it half-way.
-	_, err := m.cfg.Vault.ResealAccount(context.WithoutCancel(ctx), &api.ResealAccountRequest{Pin: req.GetPin(), NewPin: req.GetNewPin()})
+	ctx = context.WithoutCancel(ctx) // the caller's going away must not end it half-way
+	var err error
+	if checkOnly {
+		var opened *api.AccountSeed
+		opened, err = m.cfg.Vault.OpenAccount(ctx, &api.OpenAccountRequest{Pin: req.GetPin()})
+		clear(opened.GetSeed())
+	} else {
+		_, err = m.cfg.Vault.ResealAccount(ctx, &api.ResealAccountRequest{Pin: req.GetPin(), NewPin: req.GetNewPin()})
+	}
 	m.askVault(ctx)
 	m.succeed()
 	if err != nil {
 		return nil, vaultError(err)
 	}
-	m.log.Info("PIN changed")
+	if !checkOnly {
+		m.log.Info("PIN changed")
+	}
 	return m.state(), nil
 }
 

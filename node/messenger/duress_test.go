@@ -38,6 +38,10 @@ func TestTheDuressPINLeavesAnEmptyMessenger(t *testing.T) {
 			_, err := m.ChangePIN(m.t.Context(), &api.ChangePINRequest{Pin: duressPIN, NewPin: "another one"})
 			return err
 		},
+		"asking whether it is the PIN": func(m *running) error {
+			_, err := m.ChangePIN(m.t.Context(), &api.ChangePINRequest{Pin: duressPIN})
+			return err
+		},
 		"choosing another duress PIN": func(m *running) error {
 			_, err := m.SetDuress(m.t.Context(), &api.SetDuressRequest{Pin: duressPIN, DuressPin: "another one"})
 			return err

@@ -137,6 +137,15 @@ func TestThePINIsChanged(t *testing.T) {
 		if err := change("000000", "654321"); status.Code(err) != codes.PermissionDenied || m.now().TriesLeft != 7 {
 			t.Errorf("%v, %v", err, m.now())
 		}
+		if err := change("short", ""); !errors.Is(err, ErrPIN) {
+			t.Error(err)
+		}
+		if err := change("000000", ""); status.Code(err) != codes.PermissionDenied || m.now().TriesLeft != 6 {
+			t.Errorf("a wrong PIN alone: %v, %v", err, m.now())
+		}
+		if err := change("123456", ""); err != nil || m.now().Account != api.MessengerState_LOCKED {
+			t.Errorf("the PIN alone: %v, %v", err, m.now())
+		}
 		if err := change("123456", "654321"); err != nil { // while it is locked
 			t.Fatal(err)
 		}

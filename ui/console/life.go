@@ -86,10 +86,14 @@ func (c *Console) changePIN(ctx context.Context, _ string) error {
 	return nil
 }
 
-// twoPINs asks for the PIN, and for another one.
+// twoPINs asks for the PIN, and for another one. A wrong PIN is told before anybody
+// thinks of another one and types that twice.
 func (c *Console) twoPINs(ctx context.Context) (old, other string, err error) {
 	if old, err = c.pinFrom(ctx, "", "PIN: "); err != nil {
 		return "", "", err
+	}
+	if _, err := c.cfg.Messenger.ChangePIN(ctx, &api.ChangePINRequest{Pin: old}); err != nil {
+		return "", "", serviceError{messenger, err}
 	}
 	other, err = c.newPIN(ctx)
 	return old, other, err

@@ -327,7 +327,9 @@ func (m messengerServer) ChangePIN(_ context.Context, r *api.ChangePINRequest) (
 	if err := m.check(r.GetPin()); err != nil {
 		return nil, err
 	}
-	m.s.PIN = r.GetNewPin()
+	if r.GetNewPin() != "" {
+		m.s.PIN = r.GetNewPin()
+	}
 	return m.state(), nil
 }
 
