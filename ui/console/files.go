@@ -131,6 +131,34 @@ func (c *Console) sendFile(ctx context.Context, rest string) error {
 	if to == "" || path == "" {
 		return usageError("Say to whom and which file: sendfile NAME PATH")
 	}
+	return c.upload(ctx, path, &api.FileHead{To: to, Name: filepath.Base(path)})
+}
+
+// soundTypes are the kinds of sound by the endings of files, under the names that
+// Session's clients give them: they play nothing whose type is not audio.
+var soundTypes = map[string]string{
+	".mp3": "audio/mp3", ".m4a": "audio/mp4", ".mp4": "audio/mp4", ".aac": "audio/aac",
+	".ogg": "audio/ogg", ".oga": "audio/ogg", ".opus": "audio/ogg", ".webm": "audio/webm", ".wav": "audio/wav",
+}
+
+func (c *Console) sendVoice(ctx context.Context, rest string) error {
+	to, path, err := c.cutName(ctx, rest)
+	if err != nil {
+		return err
+	}
+	path = unquote(path)
+	if to == "" || path == "" {
+		return usageError("Say to whom and which file: sendvoice NAME PATH")
+	}
+	kind := soundTypes[strings.ToLower(filepath.Ext(path))]
+	if kind == "" {
+		return usageError("A voice message is a file that ends in .mp3, .m4a, .aac, .ogg, .opus, .webm or .wav; `sendfile` sends any other.")
+	}
+	return c.upload(ctx, path, &api.FileHead{To: to, Name: filepath.Base(path), Type: kind, Voice: true})
+}
+
+// upload sends a file of the user's.
+func (c *Console) upload(ctx context.Context, path string, head *api.FileHead) error {
 	file, err := openFile(path)
 	if err != nil {
 		return err
@@ -142,7 +170,7 @@ func (c *Console) sendFile(ctx context.Context, rest string) error {
 	if err != nil {
 		return serviceError{messenger, err}
 	}
-	err = stream.Send(&api.SendFileRequest{Part: &api.SendFileRequest_Head{Head: &api.FileHead{To: to, Name: filepath.Base(path)}}})
+	err = stream.Send(&api.SendFileRequest{Part: &api.SendFileRequest_Head{Head: head}})
 	if err == nil {
 		err = inPieces(file, func(b []byte) error {
 			return stream.Send(&api.SendFileRequest{Part: &api.SendFileRequest_Data{Data: b}})
@@ -154,8 +182,8 @@ func (c *Console) sendFile(ctx context.Context, rest string) error {
 	// After an end that the messenger made, the reason comes here.
 	reply, err := stream.CloseAndRecv()
 	if err != nil {
-		return c.notWaitedFor(ctx, err, to, func(m *api.Message) bool {
-			return len(m.GetAttachments()) == 1 && m.GetAttachments()[0].GetName() == filepath.Base(path)
+		return c.notWaitedFor(ctx, err, head.GetTo(), func(m *api.Message) bool {
+			return len(m.GetAttachments()) == 1 && m.GetAttachments()[0].GetName() == head.GetName()
 		})
 	}
 	c.sent(reply)

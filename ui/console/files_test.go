@@ -38,6 +38,10 @@ func TestFilesAreSentAndSaved(t *testing.T) {
 	if err := os.WriteFile(source, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	sound := filepath.Join(dir, "Note.M4A")
+	if err := os.WriteFile(sound, []byte("sound"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct{ line, want string }{
 		{"sendfile Bob " + source, "Sent; 3 of the 3 nodes"},
 		{"read Bob", "file my notes.txt, text/plain, 160000 bytes"},
@@ -45,6 +49,11 @@ func TestFilesAreSentAndSaved(t *testing.T) {
 		{"sendfile Bob " + dir + "/nothing", "no such file"},
 		{"sendfile Bob", "Say to whom and which file"},
 		{"sendfile Nobody " + source, "Nobody is called"},
+		{"sendvoice Bob " + sound, "Sent; 3 of the 3 nodes"},
+		{"read Bob", "voice message Note.M4A, audio/mp4, 5 bytes"},
+		{"sendvoice Bob " + source, "A voice message is a file that ends in .mp3"},
+		{"sendvoice Bob " + dir + "/nothing.mp3", "no such file"},
+		{"sendvoice Bob", "Say to whom and which file"},
 		{"save Bob 1 " + dir + "/one", "/one has the file, 5 bytes."},
 		{"save Bob 1 " + dir + "/one", "file exists"},
 		{"save Bob 1.2 " + dir, "/profile has the file, 6 bytes."},
@@ -91,7 +100,7 @@ func TestAConsoleOnTheDeviceTouchesNoFiles(t *testing.T) {
 	s.Open()
 	u := sit(t, s, nil)
 	at := u.waitPrompt(0)
-	for _, line := range []string{"sendfile Bob /etc/passwd", "save Bob 1 /tmp/x", "help save", "picture /etc/passwd"} {
+	for _, line := range []string{"sendfile Bob /etc/passwd", "sendvoice Bob /tmp/x.mp3", "save Bob 1 /tmp/x", "help save", "picture /etc/passwd"} {
 		if got := u.says(&at, line); !strings.Contains(got, "There is no command") {
 			t.Errorf("%s: %q", line, got)
 		}

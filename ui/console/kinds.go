@@ -26,6 +26,8 @@ func messageCommands() []*command {
 		{name: "sendfile", arguments: "NAME PATH", summary: "sends a file of this machine", slow: true, leaves: true, run: (*Console).sendFile,
 			more: []string{"At most 10,000,000 bytes. JPEG, PNG, GIF and WebP pictures lose what they say about place, time and camera.",
 				"HEIC, AVIF, TIFF and JPEG XL pictures have to be converted first: that cannot be taken out of them here."}},
+		{name: "sendvoice", arguments: "NAME PATH", summary: "sends a sound file as a voice message", slow: true, leaves: true, run: (*Console).sendVoice,
+			more: []string{"What it is, its ending says: .mp3 and .m4a, which Session's apps record themselves, or .aac, .ogg, .opus, .webm, .wav."}},
 		{name: "save", arguments: "NAME N PATH", summary: "keeps a file that came with a message", slow: true, leaves: true, run: (*Console).save,
 			more: []string{numbered + " Of several files 3.2 is the second one of message 3.",
 				"PATH is a new file, or a folder. Files are fetched when you ask for them, never by themselves.",

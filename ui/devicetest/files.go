@@ -1,6 +1,7 @@
 package devicetest
 
 import (
+	"cmp"
 	"context"
 	"io"
 
@@ -39,7 +40,7 @@ func (m messengerServer) SendFile(stream grpc.ClientStreamingServer[api.SendFile
 		return err
 	}
 	sent := m.s.message(id, reply.Id)
-	sent.Attachments = []*api.Attachment{{Name: head.GetName(), Type: "text/plain", Size: uint64(len(content)), Kept: true}}
+	sent.Attachments = []*api.Attachment{{Name: head.GetName(), Type: cmp.Or(head.GetType(), "text/plain"), Size: uint64(len(content)), Kept: true, Voice: head.GetVoice()}}
 	m.s.file(sent, 0, content)
 	return stream.SendAndClose(reply)
 }
