@@ -24,6 +24,8 @@ const (
 	typingShown = 15 * time.Second // after the last word of it (Session desktop)
 	typingTTL   = 20 * time.Second
 	typingCalls = 20 * time.Second // limit of one call
+
+	typingBehind = 5 // messages among which that is looked for which was being written
 )
 
 // React puts an emoji on a message, for both sides to see, or takes the own one
@@ -217,6 +219,15 @@ func (s *session) typing(from account.ID, sent int64, stopped bool) {
 	}
 	if stopped {
 		s.typingEnds(from)
+		return
+	}
+	// What they were writing may be here before the word that they write it.
+	last, err := s.archive.Messages(from, 0, typingBehind, 1<<20)
+	if err != nil {
+		s.diskFailed(err)
+		return
+	}
+	if slices.ContainsFunc(last, func(m archive.Message) bool { return !m.Outgoing && m.Timestamp >= sent }) {
 		return
 	}
 	s.mu.Lock()

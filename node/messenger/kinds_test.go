@@ -583,6 +583,33 @@ func TestTypingShowsForAWhileAndIsNotKept(t *testing.T) {
 	})
 }
 
+func TestWordOfWritingThatComesAfterWhatWasWrittenIsNotShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := swarmtest.New(t, 9, time.Now)
+		_, bob, a, b := two(t, n)
+		must[*api.SettingsReply](t)(bob.Settings(t.Context(), &api.SettingsRequest{Typing: proto.Bool(true)}))
+		say := func(content *sessionpb.Content, ms int64) {
+			t.Helper()
+			content.SigTimestamp = proto.Uint64(uint64(ms))
+			put(t, n, b.ID(), seal(t, a, b.ID(), content))
+		}
+		writing := func(ms int64) *sessionpb.Content {
+			return &sessionpb.Content{TypingMessage: &sessionpb.TypingMessage{Timestamp: proto.Uint64(uint64(ms)), Action: sessionpb.TypingMessage_STARTED.Enum()}}
+		}
+		shows := func(e *api.Event) bool { return e.GetTyping() != nil }
+		began := time.Now().UnixMilli()
+		time.Sleep(time.Second)
+		ended := time.Now().UnixMilli()
+		say(wire.Text("written", uint64(ended)), ended)
+		bob.received()
+		say(writing(began), began)
+		bob.quiet(10*time.Second, shows)
+		again := time.Now().UnixMilli()
+		say(writing(again), again)
+		bob.event("writing again", shows)
+	})
+}
+
 func TestMessagesDisappear(t *testing.T) {
 	for _, c := range []struct {
 		name  string
