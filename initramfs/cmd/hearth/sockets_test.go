@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"image"
+	"image/png"
 	"io"
 	"log/slog"
 	"net"
@@ -436,6 +438,77 @@ func TestAllThatAMessengerConnectsTo(t *testing.T) {
 	for i := range 5 {
 		talk(fmt.Sprint("hello ", i))
 	}
+	// Everything else that travels: files and pictures, both ways, and small words.
+	content := make([]byte, 300_000)
+	rand.Read(content)
+	to := other.ID().String()
+	upload, err := client.SendFile(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []*api.SendFileRequest{
+		{Part: &api.SendFileRequest_Head{Head: &api.FileHead{To: to, Name: "sent", Text: "a file"}}},
+		{Part: &api.SendFileRequest_Data{Data: content}},
+	} {
+		if err := upload.Send(part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if reply, err := upload.CloseAndRecv(); err != nil || reply.GetState() != api.Message_STORED {
+		t.Fatalf("sending a file: %v, %v", reply, err)
+	}
+	var face bytes.Buffer
+	if err := png.Encode(&face, image.NewGray(image.Rect(0, 0, 40, 40))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := friend.SetPictureFrom(ctx, bytes.NewReader(face.Bytes())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := friend.SendFileFrom(ctx, &api.FileHead{To: own, Name: "answered", Text: "another file"}, bytes.NewReader(content)); err != nil {
+		t.Fatal(err)
+	}
+	var came *api.Message
+	mustArrive(t, ctx, "another file", func() (*api.MessagesReply, error) {
+		reply, err := client.Messages(ctx, &api.MessagesRequest{With: to})
+		if n := len(reply.GetMessages()); n > 0 {
+			came = reply.GetMessages()[n-1]
+		}
+		return reply, err
+	})
+	download, err := client.FetchFile(ctx, &api.FetchFileRequest{With: to, Id: came.GetId(), Save: true})
+	var fetched []byte
+	for err == nil {
+		var piece *api.FetchFileReply
+		piece, err = download.Recv()
+		fetched = append(fetched, piece.GetData()...)
+	}
+	if err != io.EOF || !bytes.Equal(fetched, content) {
+		t.Errorf("fetched %d bytes, %v", len(fetched), err)
+	}
+	if reply, err := client.Picture(ctx, &api.WhoRequest{Who: to}); err != nil || len(reply.GetJpeg()) == 0 {
+		t.Errorf("the friend's picture: %v", err)
+	}
+	if stream, err := client.SetPicture(ctx); err != nil {
+		t.Error(err)
+	} else if err := stream.Send(&api.SetPictureRequest{Data: face.Bytes()}); err != nil {
+		t.Error(err)
+	} else if reply, err := stream.CloseAndRecv(); err != nil || !reply.GetPicture() {
+		t.Errorf("the own picture: %v, %v", reply, err)
+	}
+	on := true
+	if _, err := client.Settings(ctx, &api.SettingsRequest{ReadReceipts: &on, Typing: &on}); err != nil {
+		t.Error(err)
+	}
+	if _, err := client.Typing(ctx, &api.TypingRequest{With: to}); err != nil {
+		t.Error(err)
+	}
+	if _, err := client.React(ctx, &api.ReactRequest{With: to, Id: came.GetId(), Emoji: "👍"}); err != nil {
+		t.Error(err)
+	}
+	if _, err := client.Messages(ctx, &api.MessagesRequest{With: to, MarkRead: true}); err != nil {
+		t.Error(err)
+	}
+	talk("https://example.org/ is a link")
 	stop()
 	first := seen.check(t, seedAt, nodes, dir)
 	if seen.connected[seedAt] == 0 {
