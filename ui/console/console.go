@@ -60,6 +60,8 @@ type Console struct {
 	account api.MessengerState_Account // the last one told to the user
 	told    bool                       // account has been set
 	waiting map[uint64]bool            // numbers of messages that the user knows to wait
+
+	moving map[transfer]time.Time // files on their way, and when that was last told; only for follow
 }
 
 // New makes a console. It asks nothing of the services yet.

@@ -82,6 +82,47 @@ func (c *Console) announce(ctx context.Context, m *api.Message) {
 	c.term.print("* message from "+clip(from, 66)+": "+clip(m.GetText(), maxEvent), "  message received; `read` shows it with its time")
 }
 
+// transfer is a file on its way.
+type transfer struct {
+	with   string
+	id     uint64
+	upload bool
+}
+
+const (
+	tellProgress = 5 * time.Second // of a file that takes longer
+	maxMoving    = 32              // files whose progress is followed; some end without a word
+)
+
+// progress tells how far a file is that takes a while.
+func (c *Console) progress(ctx context.Context, t *api.Transfer) {
+	key := transfer{t.GetSessionId(), t.GetId(), t.GetUpload()}
+	if t.GetDone() >= t.GetTotal() && t.GetTotal() > 0 {
+		delete(c.moving, key)
+		return
+	}
+	now := c.cfg.Now()
+	last, known := c.moving[key]
+	if known && now.Sub(last) < tellProgress {
+		return
+	}
+	if !known && len(c.moving) >= maxMoving {
+		clear(c.moving)
+	}
+	if c.moving == nil {
+		c.moving = make(map[transfer]time.Time)
+	}
+	c.moving[key] = now
+	if !known || t.GetTotal() == 0 {
+		return
+	}
+	way := "fetching"
+	if t.GetUpload() {
+		way = "sending"
+	}
+	c.term.print(fmt.Sprintf("* %s the file of #%d with %s: %d %%", way, t.GetId(), clip(person(c.nameOf(ctx, t.GetSessionId()), t.GetSessionId()), 66), t.GetDone()*100/t.GetTotal()))
+}
+
 // setState remembers a state.
 func (c *Console) setState(s *api.MessengerState) (before *api.MessengerState) {
 	c.states.Add(1)

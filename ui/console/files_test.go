@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"hearth/node/api"
 	"hearth/ui/devicetest"
@@ -106,4 +107,48 @@ func TestAConsoleOnTheDeviceTouchesNoFiles(t *testing.T) {
 		}
 	}
 	u.leave()
+}
+
+func TestAFileThatTakesAWhileShowsHowFarItIs(t *testing.T) {
+	s := devicetest.Start(t)
+	s.Open()
+	s.Change(func() { s.Contacts = []*api.Contact{{SessionId: devicetest.Bob, Name: "Bob"}} })
+	var now time.Duration
+	cfg := Config{Now: func() time.Time { return time.Unix(0, 0).Add(now) }}
+	cfg.Messenger, _, _ = s.Clients()
+	c := New(cfg)
+	var out bytes.Buffer
+	c.term = newTerminal(&out, false)
+	for _, step := range []struct {
+		at         time.Duration
+		id         uint64
+		upload     bool
+		done, size uint64
+		want       string
+	}{
+		{0, 3, false, 0, 1000, ""},
+		{4 * time.Second, 3, false, 300, 1000, ""},
+		{5 * time.Second, 3, false, 350, 1000, "* fetching the file of #3 with Bob: 35 %"},
+		{6 * time.Second, 3, true, 400, 1000, ""}, // another way, another file
+		{6 * time.Second, 3, false, 400, 1000, ""},
+		{10 * time.Second, 3, false, 900, 1000, "* fetching the file of #3 with Bob: 90 %"},
+		{11 * time.Second, 3, true, 500, 1000, "* sending the file of #3 with Bob: 50 %"},
+		{20 * time.Second, 3, false, 1000, 1000, ""}, // the command says it
+		{20 * time.Second, 3, false, 0, 1000, ""},    // once more, from the beginning
+		{30 * time.Second, 4, false, 7, 0, ""},       // nobody knows the size
+		{40 * time.Second, 4, false, 8, 0, ""},
+	} {
+		now = step.at
+		out.Reset()
+		c.progress(t.Context(), &api.Transfer{SessionId: devicetest.Bob, Id: step.id, Upload: step.upload, Done: step.done, Total: step.size})
+		if got := strings.TrimSpace(out.String()); got != step.want {
+			t.Errorf("after %v: %q, want %q", step.at, got, step.want)
+		}
+	}
+	for id := range uint64(10 * maxMoving) { // of which no end is ever heard
+		c.progress(t.Context(), &api.Transfer{SessionId: devicetest.Bob, Id: id, Total: 10})
+	}
+	if n := len(c.moving); n > maxMoving {
+		t.Errorf("%d files are followed", n)
+	}
 }

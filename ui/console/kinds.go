@@ -566,6 +566,8 @@ func (c *Console) happened(ctx context.Context, event *api.Event) {
 		}
 	case *api.Event_Device:
 		c.newDevice(e.Device)
+	case *api.Event_Transfer:
+		c.progress(ctx, e.Transfer)
 	case *api.Event_Typing:
 		if !e.Typing.GetStopped() {
 			c.term.print("* " + who(e.Typing.GetSessionId()) + " is writing")
