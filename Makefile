@@ -15,7 +15,7 @@ run:
 	@CGO_ENABLED=0 go run ./build/cmd/run -board $(BOARD) $(RUN)
 
 # Everything that can be checked on one machine; the boots at the end emulate both
-# boards and go through a person's first day.
+# boards, one at a time, and go through a person's first day.
 test: deps
 	@echo "== format and vet"
 	@bad=$$(gofmt -l build firmware hw initramfs node ui); test -z "$$bad" || { echo "not gofmt'ed: $$bad"; exit 1; }
@@ -24,7 +24,7 @@ test: deps
 	@echo "== tests"
 	CGO_ENABLED=0 go test -timeout 30m ./...
 	@echo "== boots"
-	CGO_ENABLED=0 go test -tags boot -count=1 -timeout 60m -v -run 'TestTheApplianceStarts|TestFirstLight|TestTheApplianceTakesPart|TestCells|TestSDCard|TestTwoCheckouts' ./build/emulator ./build/lab ./build/sdcard
+	CGO_ENABLED=0 go test -p 1 -tags boot -count=1 -timeout 60m -v -run 'TestTheApplianceStarts|TestFirstLight|TestTheApplianceTakesPart|TestCells|TestSDCard|TestTwoCheckouts' ./build/emulator ./build/lab ./build/sdcard
 
 # The figures of the README.
 bench:

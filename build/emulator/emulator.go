@@ -193,7 +193,10 @@ func (m *Machine) virtual(ctx context.Context, o Options) ([]string, error) {
 	}
 	if o.Panel != "" {
 		os.Remove(o.Panel)
-		args = append(args, "-device", "virtio-serial-pci",
+		// The guest's kernel spins until QEMU has taken what it says to this device.
+		// With ioeventfd that is the main loop's work, which is one more thing that can
+		// be late: a guest was seen whose two processors hung about here.
+		args = append(args, "-device", "virtio-serial-pci,ioeventfd=off",
 			"-chardev", "socket,id=panel,server=on,wait=off,path="+escape(o.Panel),
 			"-device", "virtserialport,chardev=panel,name="+panel.PortName)
 	}
