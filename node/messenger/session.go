@@ -245,10 +245,12 @@ func (t stamp) field() *uint64 { return proto.Uint64(uint64(t.ms)) }
 // time are its name. A last one that lies far ahead is of a clock that has been
 // corrected since.
 func (s *session) stamp() stamp {
-	sure := s.clock.Known() // asked first: the clock may be set at any moment
-	now := s.clock.Now().UnixMilli()
+	// The clock is asked under the lock: what it said before it was corrected must not
+	// become the last stamp after what it said since.
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	sure := s.clock.Known() // asked first: the clock may be set at any moment
+	now := s.clock.Now().UnixMilli()
 	if ahead := s.lastStamp - now; ahead >= 0 && ahead < stampAhead {
 		now = s.lastStamp + 1
 	}
