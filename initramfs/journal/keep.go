@@ -34,7 +34,7 @@ func (j *Journal) Keep(ctx context.Context, path string) error {
 		return err
 	}
 	var kept []string
-	for line := range strings.Lines(newest(string(text))) {
+	for line := range strings.Lines(string(text)) {
 		kept = append(kept, clean(strings.TrimRight(line, "\r\n")))
 	}
 	j.mu.Lock()
